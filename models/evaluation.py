@@ -1,0 +1,121 @@
+"""Judge a network on a dataset: the one path for jobs and for validation in training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.metrics import Integers, Logits
+from models.report import EvaluationError, EvaluationReport
+from models.scoring import Groups, check_finite, check_logits, score
+
+__all__ = ["EvaluationError", "EvaluationReport", "evaluate", "score"]
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    targets: Integers,
+    *,
+    task: str,
+    classes: Sequence[str],
+    positive_class: str | None,
+    threshold: float | None,
+    groups: Groups | None = None,
+    level: float = 0.95,
+    progress: Callable[[int], None] = lambda done: None,
+) -> EvaluationReport:
+    """Run every example through the network once and score the logits.
+
+    Args:
+        model: in evaluation mode, every module of it.
+        batches: examples as the network takes them, on its device, in the order of ``targets``.
+        targets: int64 ``(N,)``, class indices; N at least 1.
+        task: ``multiclass`` (as many outputs as classes) or ``binary`` (one output, the logit of
+            the second class, or two).
+        classes: names in index order.
+        positive_class: for ``binary``, the class that metrics and threshold are about; None is
+            the second.
+        threshold: for ``binary``, see `models.metrics.examine`; None is 0.5 for one output and
+            the arg max for two.
+        groups: slices to report by themselves: name -> (int codes ``(N,)``, the values' names).
+        level: confidence of the intervals, in (0, 1).
+        progress: called after each batch with the number of examples done.
+
+    Raises:
+        EvaluationError: a module in training mode, more or fewer examples than targets, logits
+            that are of the wrong shape or not finite, or what `score` raises.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            raise EvaluationError(
+                f"{name or 'the network'} is in training mode: call .eval() on it first",
+                reason="in_training_mode",
+            )
+    logits, forward_s = _logits(model, batches, len(targets), task, classes, progress)
+    report = score(
+        logits,
+        targets,
+        task=task,
+        classes=classes,
+        positive_class=positive_class,
+        threshold=threshold,
+        groups=groups,
+        level=level,
+    )
+    return replace(report, forward_s=forward_s)
+
+
+def _logits(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    count: int,
+    task: str,
+    classes: Sequence[str],
+    progress: Callable[[int], None],
+) -> tuple[Logits, float]:
+    """Collect float32 ``(count, outputs)``, and the seconds spent in the network."""
+    collected: Logits | None = None
+    done, forward_s = 0, 0.0
+    with torch.inference_mode():
+        for batch in batches:
+            started = time.perf_counter()
+            output = model(batch)
+            size = len(batch)
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
+                raise EvaluationError(
+                    f"the network must give one floating tensor of logits, got {kind}",
+                    reason="wrong_logits",
+                )
+            check_logits(output.shape, size, task=task, classes=len(classes))
+            if collected is not None and output.shape[1] != collected.shape[1]:
+                raise EvaluationError(
+                    f"the network gave {output.shape[1]} outputs after {collected.shape[1]} in "
+                    "the batches before",
+                    reason="wrong_logits",
+                )
+            if done + size > count:
+                raise EvaluationError(
+                    f"the batches hold more examples than the {count} targets",
+                    reason="wrong_count",
+                )
+            if collected is None:
+                collected = np.empty((count, output.shape[1]), dtype=np.float32)
+            part = collected[done : done + size]
+            torch.from_numpy(part).copy_(output)
+            forward_s += time.perf_counter() - started
+            check_finite(part, first=done)
+            done += size
+            progress(done)
+    if collected is None or done != count:
+        raise EvaluationError(
+            f"the batches hold {done} examples, but there are {count} targets",
+            reason="wrong_count",
+        )
+    return collected, forward_s

@@ -1,0 +1,181 @@
+"""Frozen values that say what to do, and the one error that says why it cannot be done.
+
+A value that exists is valid: each class checks itself on construction and raises `SpecError`.
+Nothing here imports torch, so that the web process can build these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+TASKS = ("multiclass", "binary")
+SPLITS = ("train", "validation", "test")
+DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+class SpecError(ValueError):
+    """What was asked for cannot be run as written.
+
+    Args:
+        detail: what was wrong and what would be right, for the person who sent it.
+        pointer: JSON pointer of the field at fault in the request; empty for the whole.
+    """
+
+    def __init__(self, detail: str, *, pointer: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+
+    def under(self, prefix: str) -> SpecError:
+        """The same complaint about a field that stands deeper in the request."""
+        return SpecError(self.detail, pointer=prefix + self.pointer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A name of the catalog with its parameters, as a request writes it.
+
+    On the wire: ``{"name": "normalize", "mean": [0.5], "std": [0.2]}``.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Component:
+        """Build from the wire's form; SpecError if there is no name."""
+        name = value.get("name")
+        if not isinstance(name, str):
+            raise SpecError("name must be a string naming an entry of the catalog", pointer="/name")
+        return cls(name=name, parameters={k: v for k, v in value.items() if k != "name"})
+
+    def to_json(self) -> dict[str, Any]:
+        """The wire's form."""
+        return {"name": self.name, **self.parameters}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """How an uploaded file becomes a dataset.
+
+    Attributes:
+        classes: class names in index order; None derives them from the labels, sorted.
+        positive_class: for a binary task; None means the second class.
+        groups: names of the arrays that define slices; None takes the array ``groups`` if the
+            file has one.
+        transforms: the deterministic transforms that evaluation applies unless told otherwise.
+    """
+
+    name: str
+    split: str
+    task: str = "multiclass"
+    format: str | None = None
+    classes: tuple[str, ...] | None = None
+    positive_class: str | None = None
+    groups: tuple[str, ...] | None = None
+    transforms: tuple[Component, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            raise SpecError(
+                "name must start with a letter or digit and hold only letters, digits, '.', '_' "
+                f"and '-', at most 128 of them; got {self.name!r}",
+                pointer="/name",
+            )
+        _one_of(self.split, SPLITS, pointer="/split")
+        _one_of(self.task, TASKS, pointer="/task")
+        if self.classes is not None:
+            check_classes(self.classes, pointer="/classes")
+            if self.task == "binary" and len(self.classes) != 2:
+                raise SpecError(
+                    f"a binary task has exactly 2 classes, got {len(self.classes)}",
+                    pointer="/classes",
+                )
+        if self.positive_class is not None:
+            if self.task != "binary":
+                raise SpecError(
+                    "positive_class belongs to task 'binary' only", pointer="/positive_class"
+                )
+            if self.classes is not None:
+                _one_of(self.positive_class, self.classes, pointer="/positive_class")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DatasetSpec:
+        """Build from what `to_json` gave."""
+        known = dict(value)
+        for name in ("classes", "groups"):
+            if known.get(name) is not None:
+                known[name] = tuple(known[name])
+        known["transforms"] = tuple(map(Component.from_json, known.get("transforms", ())))
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values by field name, transforms on the wire's form."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["transforms"] = [one.to_json() for one in self.transforms]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSpec:
+    """Which checkpoint is evaluated on which dataset, and how.
+
+    Attributes:
+        checkpoint: digest of a stored checkpoint.
+        dataset: ``name@version`` of a stored dataset.
+        transforms: None means the checkpoint's, else the dataset's.
+        threshold: of the positive class's probability; binary tasks only. None is 0.5 for one
+            output and the arg max for two.
+    """
+
+    checkpoint: str
+    dataset: str
+    batch_size: int = 256
+    device: str = "auto"
+    transforms: tuple[Component, ...] | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= 65536:
+            raise SpecError(
+                f"batch_size must be between 1 and 65536, got {self.batch_size}",
+                pointer="/batch_size",
+            )
+        if not re.fullmatch(DEVICE_PATTERN, self.device):
+            raise SpecError(
+                f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}", pointer="/device"
+            )
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
+            raise SpecError(
+                f"threshold must lie between 0 and 1, both excluded, got {self.threshold}",
+                pointer="/threshold",
+            )
+
+
+def check_classes(classes: Sequence[str], *, pointer: str) -> None:
+    """Raise SpecError unless these are at least two distinct non-empty class names."""
+    if len(classes) < 2:
+        raise SpecError(
+            f"a classifier needs at least 2 classes, got {len(classes)}", pointer=pointer
+        )
+    seen: set[str] = set()
+    for index, name in enumerate(classes):
+        if name in seen:
+            raise SpecError(f"class names must be distinct; {name!r} stands twice", pointer=pointer)
+        seen.add(name)
+        if not name or len(name) > 256 or not name.isprintable():
+            raise SpecError(
+                "a class name is 1 to 256 printable characters", pointer=f"{pointer}/{index}"
+            )
+
+
+def _one_of(value: str, known: Sequence[str], *, pointer: str) -> None:
+    if value not in known:
+        raise SpecError(
+            f"{pointer.rsplit('/', 1)[-1]} must be one of {', '.join(known)}; got {value!r}",
+            pointer=pointer,
+        )
