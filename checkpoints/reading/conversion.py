@@ -1,0 +1,183 @@
+"""From an uploaded file to the canonical one: the whole work of a reader's process."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from checkpoints.errors import CheckpointError, counted, listed, quoted
+from checkpoints.reading import formats, statedicts
+from checkpoints.reading.formats import Contents
+from checkpoints.reading.matching import POINTER, Claims, combined, match
+from checkpoints.reading.statedicts import Tensors
+from checkpoints.reading.tensors import (
+    DTYPES,
+    READABLE_FLOATS,
+    StoredTensor,
+    float32_chunks,
+    int64_chunks,
+    not_finite_warnings,
+)
+from models import tensorfile
+from models.layouts import TensorSpec
+
+_CANONICAL = {"float32": "F32", "int64": "I64"}
+
+# Tensors of a batch normalization that are measured and not learned.
+NOT_LEARNED = ("running_mean", "running_var")
+
+
+def convert(request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Read an uploaded checkpoint, whatever it holds, and write the canonical file.
+
+    Nothing in the upload is executed and none of it is believed before it is checked, in this
+    order: structure, names, shapes, dtypes, views within their storages, values.
+
+    Args:
+        request: ``{"declaration": {...}, "max_bytes": int}``. The declaration holds what the
+            sender says: ``architecture``, ``hyperparameters``, ``classes``, ``transforms``,
+            ``key_map``. ``max_bytes`` bounds the canonical file.
+        descriptors: the upload (readable, seekable) and the canonical file (writable, empty).
+
+    Returns:
+        ``{"checkpoint": {...}}``: format, the manifest's fields, parameters, tensors, adjustments
+        and warnings. Or ``{"error": {"kind", "detail", "errors": [{"pointer", "detail"}]}}``,
+        after which the second file is to be thrown away.
+    """
+    source, output = descriptors
+    try:
+        return {
+            "checkpoint": _convert(request["declaration"], request["max_bytes"], source, output)
+        }
+    except CheckpointError as error:
+        return {"error": error.to_json()}
+
+
+def _convert(
+    declaration: Mapping[str, Any], max_bytes: int, source: int, output: int
+) -> dict[str, Any]:
+    claims = Claims.of(declaration)
+    key_map = _key_map(declaration.get("key_map"))
+    if os.fstat(source).st_size == 0:
+        raise CheckpointError("the file is empty")
+    data = mmap.mmap(source, 0, access=mmap.ACCESS_READ)
+    contents = formats.read(data)
+    tensors, stated, adjustments = statedicts.find(contents.value)
+    tensors, stripped = statedicts.strip(tensors)
+    tensors, renamed = statedicts.rename(tensors, key_map)
+    claims, left_out = combined(claims, _of_file(contents, stated, declaration))
+    manifest, expected = match(claims, {name: one.shape for name, one in tensors.items()})
+    _check_dtypes(tensors, expected)
+    _check_views(tensors)
+    size_bytes = sum(
+        math.prod(spec.shape) * DTYPES[spec.dtype].item_bytes for spec in expected.values()
+    )
+    metadata = manifest.to_metadata()
+    header_bytes = sum(len(text.encode()) for text in metadata.values())
+    if size_bytes + header_bytes > max_bytes or header_bytes > tensorfile.MAX_HEADER_BYTES // 4:
+        raise CheckpointError(
+            f"the tensors take {size_bytes} bytes as float32 and the manifest {header_bytes}; at "
+            f"most {max_bytes} are taken",
+            kind="too_large",
+        )
+    not_finite: dict[str, int] = {}
+    sources = {}
+    for name, spec in expected.items():
+        tensor = tensors[name]
+        view = tensor.view(data, contents.starts[tensor.storage.key])
+        if spec.dtype == "float32":
+            chunks = float32_chunks(name, tensor.dtype, view, not_finite)
+        else:
+            chunks = int64_chunks(name, view)
+        sources[name] = tensorfile.TensorSource(
+            dtype=_CANONICAL[spec.dtype], shape=spec.shape, chunks=chunks
+        )
+    with os.fdopen(output, "wb", closefd=False) as stream:
+        tensorfile.write(stream, sources, metadata=metadata)
+    learned = sum(
+        tensors[name].elements
+        for name, spec in expected.items()
+        if spec.dtype == "float32" and name.rsplit(".", 1)[-1] not in NOT_LEARNED
+    )
+    return {
+        "format": contents.format,
+        **manifest.to_json(),
+        "parameters": learned,
+        "tensors": len(expected),
+        "adjustments": adjustments + stripped + renamed + left_out + _converted(tensors, expected),
+        "warnings": not_finite_warnings(not_finite),
+    }
+
+
+def _of_file(
+    contents: Contents, stated: Mapping[str, Any], declaration: Mapping[str, Any]
+) -> Claims:
+    """What the file states; what it states badly counts only where the declaration is silent."""
+    if contents.manifest is not None:
+        return Claims.of_manifest(contents.manifest)
+    good = {}
+    for field, value in stated.items():
+        try:
+            good[field] = statedicts.plain(value, field=field)
+            Claims.of({field: good[field]})
+        except CheckpointError:
+            if declaration.get(field) is None:
+                raise
+            good.pop(field, None)
+    return Claims.of(good)
+
+
+def _key_map(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(one, str) for pair in value.items() for one in pair
+    ):
+        raise CheckpointError("key_map must be an object of strings", pointer="/key_map")
+    return dict(value)
+
+
+def _check_dtypes(tensors: Tensors, expected: Mapping[str, TensorSpec]) -> None:
+    wrong = []
+    for name, spec in expected.items():
+        kind = "float" if spec.dtype == "float32" else "integer"
+        if DTYPES[tensors[name].dtype].kind != kind:
+            wrong.append(f"{quoted(name)} is {tensors[name].dtype}, expected a kind of {kind}")
+    if wrong:
+        raise CheckpointError(
+            f"wrong dtypes ({len(wrong)}): {listed(wrong)}. Taken as floats are "
+            f"{', '.join(READABLE_FLOATS)}",
+            pointer=POINTER,
+        )
+
+
+def _check_views(tensors: Tensors) -> None:
+    wrong = [f"{quoted(name)} ({_view(one)})" for name, one in tensors.items() if not one.fits]
+    if wrong:
+        raise CheckpointError(
+            f"tensors reach beyond their storages: {listed(wrong)}; the file is damaged",
+            pointer=POINTER,
+        )
+
+
+def _view(tensor: StoredTensor) -> str:
+    return (
+        f"shape {list(tensor.shape)}, stride {list(tensor.strides)}, offset {tensor.offset} in "
+        f"{counted(tensor.storage.size_bytes, 'byte')}"
+    )
+
+
+def _converted(tensors: Tensors, expected: Mapping[str, TensorSpec]) -> list[str]:
+    changes = Counter(
+        (tensors[name].dtype, spec.dtype)
+        for name, spec in expected.items()
+        if tensors[name].dtype != spec.dtype
+    )
+    return [
+        f"converted {counted(number, 'tensor')} from {before} to {after}"
+        for (before, after), number in sorted(changes.items())
+    ]

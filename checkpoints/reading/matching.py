@@ -1,0 +1,318 @@
+"""Which network the tensors are of, from what is declared, what the file states and the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from checkpoints.errors import CheckpointError, listed, quoted
+from checkpoints.manifest import Manifest
+from models import catalog
+from models import parameters as declared
+from models.layouts import OpenShape, Shape, Shown, TensorSpec
+from models.spec import Component, SpecError, check_classes
+
+POINTER = "/checkpoint"
+
+# Hyperparameters that weights do not show and that no evaluation depends on.
+WITHOUT_EFFECT = frozenset({"dropout"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What one side says of a checkpoint: the request that brings it, or the file itself."""
+
+    architecture: str | None = None
+    hyperparameters: Mapping[str, Any] | None = None
+    input_shape: OpenShape | None = None
+    classes: tuple[str, ...] | None = None
+    transforms: tuple[Component, ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Claims:
+        """From JSON values, by the names that an upload uses; others are ignored.
+
+        Raises:
+            CheckpointError: a value of the wrong type, with a pointer to it.
+        """
+        architecture = values.get("architecture")
+        hyperparameters = values.get("hyperparameters")
+        classes = values.get("classes")
+        transforms = values.get("transforms")
+        if architecture is not None and not isinstance(architecture, str):
+            raise CheckpointError("architecture must be a string", pointer="/architecture")
+        if hyperparameters is not None and not isinstance(hyperparameters, Mapping):
+            raise CheckpointError("hyperparameters must be an object", pointer="/hyperparameters")
+        if classes is not None and not _all_are(str, classes):
+            raise CheckpointError("classes must be a list of strings", pointer="/classes")
+        if transforms is not None and not _all_are(Mapping, transforms):
+            raise CheckpointError("transforms must be a list of objects", pointer="/transforms")
+        components = []
+        for index, one in enumerate(transforms or ()):
+            try:
+                components.append(Component.from_json(one))
+            except SpecError as error:
+                raise _refused(error, f"/transforms/{index}") from None
+        return cls(
+            architecture=architecture,
+            hyperparameters=hyperparameters,
+            classes=None if classes is None else tuple(classes),
+            transforms=None if transforms is None else tuple(components),
+        )
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest) -> Claims:
+        """What a canonical file states: not what was only assumed when it was made."""
+        stated = {
+            "architecture": manifest.architecture,
+            "hyperparameters": {
+                name: value
+                for name, value in manifest.hyperparameters.items()
+                if name not in manifest.assumed
+            },
+            "classes": manifest.classes,
+            "transforms": manifest.transforms,
+        }
+        return replace(cls.of(stated), input_shape=manifest.input_shape)
+
+
+def combined(said: Claims, stated: Claims) -> tuple[Claims, list[str]]:
+    """What the request says and what the file states, where the request's word counts more.
+
+    Hyperparameters are taken one by one. Of the file's only those count that the architecture has:
+    training scripts save a learning rate beside them.
+
+    Returns:
+        Both together, and sentences about what was left out.
+    """
+    architecture = said.architecture or stated.architecture
+    hyperparameters: dict[str, Any] = {}
+    left_out: list[str] = []
+    if stated.architecture in (None, architecture) and architecture in set(catalog.ARCHITECTURES):
+        known = {one.name for one in fields(catalog.ARCHITECTURES[architecture].parameters)}
+        for name, value in (stated.hyperparameters or {}).items():
+            if name in known:
+                hyperparameters[name] = value
+            else:
+                left_out.append(quoted(name))
+    together = Claims(
+        architecture=architecture,
+        hyperparameters={**hyperparameters, **(said.hyperparameters or {})},
+        input_shape=stated.input_shape,
+        classes=stated.classes if said.classes is None else said.classes,
+        transforms=stated.transforms if said.transforms is None else said.transforms,
+    )
+    if not left_out:
+        return together, []
+    return together, [f"left out hyperparameters that {architecture} has not: {listed(left_out)}"]
+
+
+def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[str, TensorSpec]]:
+    """Decide what the network is and compare every name and shape with it.
+
+    Returns:
+        The manifest, and the tensors that the network has, whose names are those of ``shapes``.
+
+    Raises:
+        CheckpointError: no architecture is said, something is claimed that cannot be, or names or
+            shapes differ.
+    """
+    if claims.architecture is None:
+        raise CheckpointError(
+            f"say which architecture this is; known: {', '.join(catalog.ARCHITECTURES)}."
+            + _that_fit(shapes),
+            pointer="/architecture",
+        )
+    try:
+        entry = catalog.ARCHITECTURES[claims.architecture]
+    except SpecError as error:
+        raise _refused(error, "/architecture") from None
+    given = claims.hyperparameters or {}
+    try:
+        shown = entry.layout.shown(shapes)
+    except SpecError as error:
+        _build(entry, given)
+        there = listed([quoted(name) for name in shapes])
+        raise CheckpointError(
+            f"{error.detail}; the file has {there} (key_map renames what only differs in name)."
+            + _that_fit(shapes),
+            pointer=POINTER,
+        ) from None
+    parameters = _build(entry, {**_acceptable(entry, shown), **given})
+    try:
+        expected = entry.layout.tensors(parameters, shown.input_shape, shown.outputs)
+    except SpecError as error:
+        raise CheckpointError(error.detail, pointer=POINTER) from None
+    _compare(claims.architecture, entry, given, shown, expected, shapes)
+    if 0 in (shown.outputs, *shown.input_shape):
+        raise CheckpointError("the network has no inputs or no outputs", pointer=POINTER)
+    classes = _classes(claims.classes, shown.outputs)
+    transforms = _transforms(claims.transforms)
+    unsaid = [
+        name
+        for name in declared.to_json(parameters)
+        if name not in given and name not in shown.parameters and name not in WITHOUT_EFFECT
+    ]
+    unsaid += ["classes"] if classes is None else []
+    unsaid += ["transforms"] if transforms is None else []
+    manifest = Manifest(
+        architecture=claims.architecture,
+        hyperparameters=declared.to_json(parameters),
+        input_shape=_input_shape(claims.input_shape, shown.input_shape),
+        outputs=shown.outputs,
+        classes=classes,
+        transforms=transforms,
+        assumed=tuple(unsaid),
+    )
+    return manifest, expected
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(one, kind) for one in values)
+
+
+def _refused(error: SpecError, prefix: str) -> CheckpointError:
+    """The complaint of a spec about something that stands under ``prefix`` in the upload."""
+    return CheckpointError(error.detail, pointer=prefix + error.pointer)
+
+
+def _build(entry: catalog.ArchitectureEntry, given: Mapping[str, Any]) -> declared.Parameters:
+    try:
+        return declared.build(entry.parameters, given)
+    except SpecError as error:
+        raise _refused(error, "/hyperparameters") from None
+
+
+def _acceptable(entry: catalog.ArchitectureEntry, shown: Shown) -> Mapping[str, Any]:
+    """What the shapes show, once it is known to be something that the architecture takes."""
+    try:
+        declared.build(entry.parameters, shown.parameters)
+    except SpecError as error:
+        raise CheckpointError(
+            f"the shapes in the file show {_written(shown.parameters)}, but {error.detail}",
+            pointer=POINTER,
+        ) from None
+    return shown.parameters
+
+
+def _fits(entry: catalog.ArchitectureEntry, shapes: Mapping[str, Shape]) -> Shown | None:
+    """What the shapes show if this architecture has exactly these tensors."""
+    try:
+        shown = entry.layout.shown(shapes)
+        parameters = declared.build(entry.parameters, shown.parameters)
+        expected = entry.layout.tensors(parameters, shown.input_shape, shown.outputs)
+    except SpecError:
+        return None
+    return shown if {name: spec.shape for name, spec in expected.items()} == shapes else None
+
+
+def _that_fit(shapes: Mapping[str, Shape]) -> str:
+    """A sentence naming the architectures that have exactly these tensors, or nothing."""
+    fitting = []
+    for name in catalog.ARCHITECTURES:
+        shown = _fits(catalog.ARCHITECTURES[name], shapes)
+        if shown is not None:
+            fitting.append(f"{name} with {_written(shown.parameters)}")
+    return f" The tensors in the file fit {', or '.join(fitting)}." if fitting else ""
+
+
+def _written(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters.items())
+
+
+def _compare(
+    architecture: str,
+    entry: catalog.ArchitectureEntry,
+    given: Mapping[str, Any],
+    shown: Shown,
+    expected: Mapping[str, TensorSpec],
+    shapes: Mapping[str, Shape],
+) -> None:
+    """Raise one error with all differences between the expected tensors and those of the file."""
+    groups = {
+        "missing": [quoted(name) for name in expected if name not in shapes],
+        "unexpected": [quoted(name) for name in shapes if name not in expected],
+        "misshapen": [
+            f"{quoted(name)} has shape {list(shapes[name])}, expected {list(spec.shape)}"
+            for name, spec in expected.items()
+            if name in shapes and shapes[name] != spec.shape
+        ],
+    }
+    if not any(groups.values()):
+        return
+    contradicted = [
+        (
+            f"/hyperparameters/{name}",
+            f"{name} is stated as {_short(given[name])}, but the shapes show {_short(value)}",
+        )
+        for name, value in shown.parameters.items()
+        if name in given and _comparable(given[name]) != _comparable(value)
+    ]
+    if contradicted and _fits(entry, shapes):
+        raise CheckpointError(
+            f"the stated hyperparameters of {architecture} do not fit the tensors; those that fit "
+            f"are {_written(shown.parameters)}",
+            errors=contradicted,
+        )
+    differences = [
+        (POINTER, f"{kind} ({len(names)}): {listed(names)}")
+        for kind, names in groups.items()
+        if names
+    ]
+    summary = "; ".join(text for _, text in differences)
+    raise CheckpointError(
+        f"the tensors are not those of {architecture} with {_written(shown.parameters)}: {summary}."
+        + _that_fit(shapes),
+        errors=differences + contradicted,
+    )
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = repr(_comparable(value))
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _input_shape(stated: OpenShape | None, shown: OpenShape) -> OpenShape:
+    """The file's word where it says more than the weights do."""
+    if stated is None:
+        return shown
+    if len(stated) != len(shown) or any(
+        (there is not None and one != there) or (one is not None and one < 1)
+        for one, there in zip(stated, shown, strict=True)
+    ):
+        raise CheckpointError(
+            f"the manifest states input shape {list(stated)[:10]}, but the tensors show "
+            f"{list(shown)}",
+            pointer=POINTER,
+        )
+    return stated
+
+
+def _classes(classes: tuple[str, ...] | None, outputs: int) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    try:
+        check_classes(classes, pointer="/classes")
+    except SpecError as error:
+        raise _refused(error, "") from None
+    needed = 2 if outputs == 1 else outputs
+    if len(classes) != needed:
+        raise CheckpointError(
+            f"a network with {outputs} outputs has {needed} classes, but {len(classes)} are stated",
+            pointer="/classes",
+        )
+    return classes
+
+
+def _transforms(components: tuple[Component, ...] | None) -> tuple[dict[str, Any], ...] | None:
+    if components is None:
+        return None
+    try:
+        return tuple(catalog.resolved(components, pointer="/transforms"))
+    except SpecError as error:
+        raise _refused(error, "") from None
