@@ -1,0 +1,145 @@
+"""What answers show, for serialization and for the document: jobs, checkpoints, datasets, names."""
+
+from __future__ import annotations
+
+from marshmallow import fields
+
+from service.api.fields import time
+from service.api.schemas import Schema
+from service.jobs.lifecycle import State
+
+
+class ProgressSchema(Schema):
+    """How far a running job is."""
+
+    done = fields.Integer()
+    total = fields.Integer(allow_none=True)
+    unit = fields.String()
+    eta_s = fields.Float(allow_none=True)
+
+
+class JobSchema(Schema):
+    """A job, whatever its kind."""
+
+    id = fields.String(required=True, metadata={"description": "A UUIDv7."})
+    kind = fields.String(required=True)
+    state = fields.String(required=True, metadata={"enum": [str(state) for state in State]})
+    reason = fields.String(
+        allow_none=True, metadata={"description": "Why it ended; set when it did."}
+    )
+    attempt = fields.Integer()
+    progress = fields.Nested(ProgressSchema, allow_none=True)
+    created_at = time("When it was asked for.")
+    started_at = time("When the present or last attempt began.")
+    finished_at = time("When it ended.")
+    created_by = fields.String()
+    labels = fields.Dict(keys=fields.String(), values=fields.String())
+    error = fields.Raw(
+        allow_none=True,
+        metadata={"description": "A problem: why it failed.", "type": "object"},
+    )
+    request = fields.Dict(metadata={"description": "As resolved, with defaults filled in."})
+    result = fields.Raw(
+        allow_none=True,
+        metadata={"description": "What came out; null until something did.", "type": "object"},
+    )
+    cached = fields.Boolean(
+        metadata={"description": "An equal evaluation was known; nothing was computed."}
+    )
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class JobPage(Schema):
+    """One page of jobs."""
+
+    items = fields.List(fields.Nested(JobSchema), required=True)
+    next = fields.String(allow_none=True, required=True)
+
+
+class CheckpointSchema(Schema):
+    """A stored checkpoint."""
+
+    digest = fields.String(
+        required=True, metadata={"description": "SHA-256 of what `content` serves."}
+    )
+    source_sha256 = fields.String()
+    size_bytes = fields.Integer()
+    format = fields.String()
+    architecture = fields.String()
+    hyperparameters = fields.Dict()
+    input_shape = fields.List(fields.Integer(allow_none=True))
+    outputs = fields.Integer()
+    classes = fields.List(fields.String(), allow_none=True)
+    transforms = fields.List(fields.Dict(), allow_none=True)
+    parameters = fields.Integer()
+    tensors = fields.Integer()
+    adjustments = fields.List(fields.String())
+    assumed = fields.List(fields.String())
+    warnings = fields.List(fields.String())
+    labels = fields.Dict(keys=fields.String(), values=fields.String())
+    created_at = time("When it was first uploaded.")
+    created_by = fields.String()
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class CheckpointPage(Schema):
+    """One page of checkpoints."""
+
+    items = fields.List(fields.Nested(CheckpointSchema), required=True)
+    next = fields.String(allow_none=True, required=True)
+
+
+class DatasetSchema(Schema):
+    """One immutable version of a dataset."""
+
+    name = fields.String(required=True)
+    version = fields.Integer(required=True)
+    digest = fields.String()
+    split = fields.String()
+    task = fields.String()
+    format = fields.String()
+    examples = fields.Integer()
+    classes = fields.List(fields.String())
+    positive_class = fields.String(allow_none=True)
+    class_counts = fields.Dict(keys=fields.String(), values=fields.Integer())
+    groups = fields.Dict()
+    input = fields.Dict()
+    transforms = fields.List(fields.Dict())
+    size_bytes = fields.Integer()
+    created_at = time("When its ingestion ended.")
+    created_by = fields.String()
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class DatasetPage(Schema):
+    """One page of dataset versions."""
+
+    items = fields.List(fields.Nested(DatasetSchema), required=True)
+    next = fields.String(allow_none=True, required=True)
+
+
+class CatalogEntry(Schema):
+    """A name that requests may write."""
+
+    name = fields.String()
+    summary = fields.String()
+    parameters = fields.Dict(metadata={"description": "JSON Schema of what it takes."})
+
+
+class CatalogSchema(Schema):
+    """The names of one kind."""
+
+    items = fields.List(fields.Nested(CatalogEntry))
+
+
+class WorkersSchema(Schema):
+    """The workers that are alive."""
+
+    items = fields.List(fields.Dict())
+
+
+class VersionSchema(Schema):
+    """What is running."""
+
+    version = fields.String()
+    api = fields.String()

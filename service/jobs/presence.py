@@ -1,0 +1,64 @@
+"""Workers in the database: who works now, on what, and with which catalog.
+
+The web process goes by these rows when it checks requests and when it says whether it is ready.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import Connection, delete
+
+from service.db.connection import upsert
+from service.db.tables import workers
+
+
+def show(
+    db: Connection,
+    worker: str,
+    *,
+    device: str,
+    children: int,
+    hello: Mapping[str, Any],
+    started_at: float,
+    now: float,
+) -> None:
+    """Say that a worker of this process lives.
+
+    Args:
+        worker: its id.
+        device: ``cpu``, ``cuda``, or ``cuda:N`` where it has but one card.
+        children: how many jobs it does at a time.
+        hello: of one of its children; see `service.jobs.engines`.
+    """
+    details = {
+        "children": children,
+        "threads": hello["policies"]["cpu"]["threads"],
+        **{name: hello[name] for name in ("policies", "environment", "catalog")},
+    }
+    row = upsert(db, workers).values(
+        id=worker,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=started_at,
+        last_seen_at=now,
+        version=version("holdout"),
+        device=device,
+        details=details,
+    )
+    seen = {"last_seen_at": row.excluded.last_seen_at}
+    db.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
+
+
+def remove(db: Connection, worker: str) -> None:
+    """Sign a worker off."""
+    db.execute(delete(workers).where(workers.c.id == worker))
+
+
+def forget(db: Connection, *, before: float) -> None:
+    """Remove workers that were last seen before that time and never signed off."""
+    db.execute(delete(workers).where(workers.c.last_seen_at < before))

@@ -1,0 +1,1 @@
+"""The use cases: rules, each in one transaction, shared by every way in."""

@@ -1,0 +1,224 @@
+"""Checkpoints: take an upload in, find it again, give it up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row, Table, delete, exists, select
+
+from checkpoints.errors import CheckpointError
+from checkpoints.manifest import Manifest
+from checkpoints.store import Draft
+from models.canonical import digest as digest_of
+from service.db.connection import lock_database, reading, upsert, writing
+from service.db.tables import checkpoint_sources, checkpoints
+from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
+from service.operations.errors import Conflict, NotFound, Unavailable
+from service.operations.jobs import timestamp
+from service.operations.listing import Page, select_page
+from service.operations.services import Caller, Services
+
+log = structlog.get_logger("holdout.checkpoints")
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+PREFIX = re.compile(r"[0-9a-f]{8,63}")
+MANIFEST = tuple(one.name for one in fields(Manifest))
+SLACK_BYTES = 2**24
+DECLARED = ("architecture", "hyperparameters", "classes", "transforms", "key_map")
+
+
+def upload(
+    services: Services,
+    draft: Draft,
+    declaration: dict[str, Any],
+    *,
+    labels: dict[str, str],
+    caller: Caller,
+) -> tuple[str, bool]:
+    """Read an uploaded file and keep its canonical form.
+
+    Args:
+        draft: the received bytes, hashed on the way.
+        declaration: the fields of `DECLARED` that the request states.
+
+    Returns:
+        The checkpoint's digest, and whether it is new.
+
+    Raises:
+        CheckpointError: the file cannot be taken; nothing of it is kept.
+        Unavailable: the reader is away, or the same checkpoint is being deleted.
+    """
+    declared = digest_of(declaration)
+    source = {"source_sha256": draft.sha256, "declaration": declared}
+    same = [checkpoint_sources.c[name] == value for name, value in source.items()]
+    with reading(services.database) as db:
+        known = db.scalar(select(checkpoint_sources.c.digest).where(*same))
+    if known is not None:
+        return known, False
+    with services.store.draft() as canonical:
+        found = _convert(services, draft, canonical, declaration)
+        blob = canonical.publish()
+    made = {"digest": blob.digest, "created_at": services.clock(), "created_by": caller.name}
+    with writing(services.database) as db:
+        lock_database(db)  # against `remove`, which deletes the bytes of what it deletes
+        created = _insert_new(
+            db,
+            checkpoints,
+            **made,
+            size_bytes=blob.size_bytes,
+            manifest={name: found[name] for name in MANIFEST},
+            details={name: found[name] for name in ("parameters", "tensors", "warnings")},
+            labels=labels,
+        )
+        kept = {name: found[name] for name in ("format", "adjustments")}
+        _insert_new(db, checkpoint_sources, **made, **source, **kept)
+        if not services.store.exists(blob.digest):
+            raise Unavailable("the same checkpoint was deleted at this moment; send it again")
+    return blob.digest, created
+
+
+def _convert(
+    services: Services, draft: Draft, canonical: Draft, declaration: dict[str, Any]
+) -> dict[str, Any]:
+    """Run the reader in a limited child; the descriptors are all that it gets of us."""
+    settings = services.settings
+    # Eight-bit floats grow fourfold, shared weights are written out; but a view that repeats one
+    # number must not fill the disk from a file of a kilobyte.
+    most_bytes = SLACK_BYTES + 8 * draft.size_bytes
+    request = {"declaration": declaration, "max_bytes": most_bytes}
+    limits = Limits(
+        address_space_bytes=settings.reader_memory_bytes + 2 * draft.size_bytes,
+        cpu_s=int(settings.reader_s) + 1,
+        file_bytes=SLACK_BYTES + most_bytes,
+        wall_s=settings.reader_s,
+    )
+    try:
+        answer = services.reader.run(
+            "checkpoints.reading:convert", request, [draft.fileno(), canonical.fileno()], limits
+        )
+    except SandboxUnavailable as error:
+        log.error("the server of readers is away", detail=error.detail)
+        raise Unavailable("checkpoints cannot be read at this moment") from None
+    except SandboxError as error:
+        log.warning("a reader failed", detail=error.detail, trace=error.trace)
+        raise CheckpointError(
+            f"the file could not be read within its limits: {error.detail}", pointer="/checkpoint"
+        ) from None
+    if "error" in answer:
+        refused = answer["error"]
+        raise CheckpointError(
+            refused["detail"],
+            kind=refused["kind"],
+            errors=[(one["pointer"], one["detail"]) for one in refused["errors"]],
+        )
+    found: dict[str, Any] = answer["checkpoint"]
+    return found
+
+
+def resolve(db: Connection, ref: str) -> Row[Any]:
+    """The row of the one checkpoint that a digest, or a prefix of 8 or more of it, names.
+
+    Raises:
+        NotFound: none.
+        Conflict: more than one.
+    """
+    if DIGEST.fullmatch(ref):
+        condition = checkpoints.c.digest == ref
+    elif PREFIX.fullmatch(ref):
+        condition = checkpoints.c.digest.startswith(ref)
+    else:
+        raise NotFound(
+            f"{ref[:80]!r} names no checkpoint: give its digest (64 hex digits) or the first 8 or "
+            "more of them"
+        )
+    rows = db.execute(select(checkpoints).where(condition).limit(2)).all()
+    if not rows:
+        raise NotFound(f"there is no checkpoint {ref!r}; upload it with POST /v1/checkpoints")
+    if len(rows) > 1:
+        raise Conflict(f"several checkpoints start with {ref!r}; give more digits")
+    return rows[0]
+
+
+def get(services: Services, ref: str, *, source_sha256: str | None = None) -> dict[str, Any]:
+    """One checkpoint by reference, as these bytes were uploaded or as it first was."""
+    with reading(services.database) as db:
+        (found,) = _bodies(db, [resolve(db, ref).digest], source_sha256)
+    return found
+
+
+def search(
+    services: Services,
+    page: Page,
+    *,
+    source_sha256: str | None = None,
+    architecture: str | None = None,
+    created_by: str | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """One page of checkpoints."""
+    query = select(checkpoints.c.digest)
+    sources = checkpoint_sources.c
+    if source_sha256 is not None:
+        same = (sources.digest == checkpoints.c.digest) & (sources.source_sha256 == source_sha256)
+        query = query.where(exists().where(same))
+    if architecture is not None:
+        query = query.where(checkpoints.c.manifest["architecture"].as_string() == architecture)
+    if created_by is not None:
+        query = query.where(checkpoints.c.created_by == created_by)
+    keys = {"created_at": checkpoints.c.created_at}
+    with reading(services.database) as db:
+        rows, following = select_page(db, query, page, identity=checkpoints.c.digest, keys=keys)
+        return _bodies(db, [row.digest for row in rows], source_sha256), following
+
+
+def remove(services: Services, ref: str) -> None:
+    """Delete a checkpoint; results keep its digest."""
+    with writing(services.database) as db:
+        lock_database(db)
+        digest = resolve(db, ref).digest
+        db.execute(delete(checkpoints).where(checkpoints.c.digest == digest))
+        services.store.delete(digest)
+
+
+def _bodies(
+    db: Connection, digests: Sequence[str], source_sha256: str | None
+) -> list[dict[str, Any]]:
+    """These checkpoints in this order, each with one of its sources: that one, or the first."""
+    sources = checkpoint_sources.c
+    query = select(
+        checkpoints, sources.source_sha256, sources.format, sources.adjustments
+    ).join_from(checkpoints, checkpoint_sources, sources.digest == checkpoints.c.digest)
+    order: list[Any] = [sources.created_at, sources.source_sha256, sources.declaration]
+    if source_sha256 is not None:
+        order.insert(0, sources.source_sha256 != source_sha256)
+    found: dict[str, dict[str, Any]] = {}
+    for row in db.execute(query.where(checkpoints.c.digest.in_(digests)).order_by(*order)):
+        found.setdefault(row.digest, _body(row))
+    return [found[digest] for digest in digests if digest in found]
+
+
+def _body(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "digest": row.digest,
+        "source_sha256": row.source_sha256,
+        "size_bytes": row.size_bytes,
+        "format": row.format,
+        **row.manifest,
+        **row.details,
+        "adjustments": row.adjustments,
+        "labels": row.labels,
+        "created_at": timestamp(row.created_at),
+        "created_by": row.created_by,
+        "links": {
+            "self": f"/v1/checkpoints/{row.digest}",
+            "content": f"/v1/checkpoints/{row.digest}/content",
+        },
+    }
+
+
+def _insert_new(db: Connection, table: Table, **values: Any) -> bool:
+    """Insert unless the row is there; whether it was not."""
+    return db.execute(upsert(db, table).values(**values).on_conflict_do_nothing()).rowcount == 1

@@ -1,0 +1,195 @@
+"""Datasets: queue an ingestion, write down what it found, find it again."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Row, Text, cast, func, select, update
+
+from checkpoints.store import Draft, Store
+from models import catalog
+from models.canonical import digest as digest_of
+from models.datasets.sniffing import HEAD_BYTES, sniff
+from models.spec import NAME_PATTERN, DatasetSpec, SpecError
+from service.db.connection import lock_database, reading, writing
+from service.db.tables import datasets
+from service.jobs import queue
+from service.operations.errors import NotFound
+from service.operations.jobs import timestamp
+from service.operations.listing import Page, select_page
+from service.operations.services import Caller, Services
+
+REFERENCE = re.compile(rf"({NAME_PATTERN[1:-1]})(?:@([1-9]\d{{0,8}}))?")
+
+
+def register(
+    services: Services,
+    draft: Draft,
+    spec: DatasetSpec,
+    *,
+    labels: dict[str, str],
+    timeout_s: float | None,
+    caller: Caller,
+) -> queue.Job:
+    """Keep an uploaded file and queue its ingestion.
+
+    Raises:
+        SpecError: the head of the file shows that it cannot be read, or the spec is wrong.
+    """
+    transforms = catalog.resolved(spec.transforms, pointer="/transforms")
+    request = {**spec.to_json(), "transforms": transforms, "format": _format(draft, spec)}
+    upload = draft.keep()
+    try:
+        with writing(services.database) as db:
+            job = queue.submit(
+                db,
+                kind="ingestion",
+                request={**request, "source_sha256": draft.sha256},
+                payload={"upload": upload, "spec": request},
+                device="auto",
+                created_by=caller.name,
+                labels=labels,
+                timeout_s=timeout_s,
+                now=services.clock(),
+            )
+    except Exception:
+        services.store.drop_upload(upload)
+        raise
+    services.doorbell.ring("work")
+    return job
+
+
+def _format(draft: Draft, spec: DatasetSpec) -> str:
+    found = sniff(os.pread(draft.fileno(), HEAD_BYTES, 0))
+    if spec.format not in (None, found):
+        raise SpecError(f"the file's first bytes are those of {found}", pointer="/format")
+    return found
+
+
+def conclude(
+    store: Store, db: Connection, job: queue.Job, result: dict[str, Any], now: float
+) -> dict[str, Any]:
+    """Write down the dataset that an ingestion made, in the transaction that ends the job.
+
+    Args:
+        result: ``{"dataset": {...}}`` as the ingestion's child reported it.
+
+    Returns:
+        What the job's ``result`` says: ``{"datasets": ["name@version"], "known": bool}``.
+
+    Raises:
+        MissingBlob: the same content was deleted since the child found it in the store.
+    """
+    found, spec = result["dataset"], job.payload["spec"]
+    identity = {name: spec[name] for name in ("split", "task", "transforms")} | {
+        "positive_class": found["positive_class"]
+    }
+    spec_digest = digest_of(identity)
+    lock_database(db)  # versions are counted, and `remove` looks who else has the content
+    named = datasets.c.name == spec["name"]
+    same = (datasets.c.digest == found["digest"]) & (datasets.c.spec_digest == spec_digest)
+    version = db.scalar(select(datasets.c.version).where(named, same, EXISTS))
+    if version is not None:
+        return {"datasets": [f"{spec['name']}@{version}"], "known": True}
+    store.path(found["digest"])
+    version = (db.scalar(select(func.max(datasets.c.version)).where(named)) or 0) + 1
+    db.execute(
+        datasets.insert().values(
+            name=spec["name"],
+            version=version,
+            digest=found["digest"],
+            spec={**identity, "name": spec["name"]},
+            spec_digest=spec_digest,
+            details={k: v for k, v in found.items() if k not in NOT_DETAILS},
+            size_bytes=found["size_bytes"],
+            created_at=now,
+            created_by=job.created_by,
+            job_id=job.id,
+        )
+    )
+    return {"datasets": [f"{spec['name']}@{version}"], "known": False}
+
+
+EXISTS = datasets.c.deleted_at.is_(None)
+NOT_DETAILS = ("digest", "size_bytes", "positive_class")
+
+
+def resolve(db: Connection, ref: str) -> Row[Any]:
+    """The dataset version that ``name`` (the latest) or ``name@version`` names, or NotFound."""
+    match = REFERENCE.fullmatch(ref)
+    if match is None:
+        raise NotFound(f"{ref[:140]!r} names no dataset: write NAME or NAME@VERSION")
+    name, version = match.groups()
+    query = select(datasets).where(datasets.c.name == name, EXISTS)
+    if version is not None:
+        query = query.where(datasets.c.version == int(version))
+    row = db.execute(query.order_by(datasets.c.version.desc()).limit(1)).first()
+    if row is None:
+        raise NotFound(
+            f"there is no dataset {ref!r}; GET /v1/datasets lists what is registered, and one "
+            "exists only once its ingestion succeeded"
+        )
+    return row
+
+
+def get(services: Services, ref: str) -> dict[str, Any]:
+    """One dataset version by reference."""
+    with reading(services.database) as db:
+        return body(resolve(db, ref))
+
+
+def search(
+    services: Services,
+    page: Page,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    task: str | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """One page of dataset versions."""
+    identity = datasets.c.name + "@" + cast(datasets.c.version, Text)
+    query = select(datasets).where(EXISTS)
+    for wanted, column in (
+        (name, datasets.c.name),
+        (split, datasets.c.spec["split"].as_string()),
+        (task, datasets.c.spec["task"].as_string()),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    keys = {"created_at": datasets.c.created_at}
+    with reading(services.database) as db:
+        rows, following = select_page(db, query, page, identity=identity, keys=keys)
+    return [body(row) for row in rows], following
+
+
+def remove(services: Services, ref: str) -> None:
+    """Delete one version; results keep its name and digest, and its number is not given again."""
+    with writing(services.database) as db:
+        lock_database(db)
+        row = resolve(db, ref)
+        mine = (datasets.c.name == row.name) & (datasets.c.version == row.version)
+        db.execute(update(datasets).where(mine).values(deleted_at=services.clock()))
+        others = select(func.count()).where(datasets.c.digest == row.digest, EXISTS)
+        if not db.scalar(others):
+            services.store.delete(row.digest)
+
+
+def body(row: Row[Any]) -> dict[str, Any]:
+    """A dataset version as every answer shows it."""
+    ref = f"{row.name}@{row.version}"
+    return {
+        "name": row.name,
+        "version": row.version,
+        "digest": row.digest,
+        "split": row.spec["split"],
+        "task": row.spec["task"],
+        "positive_class": row.spec["positive_class"],
+        "transforms": row.spec["transforms"],
+        **row.details,
+        "size_bytes": row.size_bytes,
+        "created_at": timestamp(row.created_at),
+        "created_by": row.created_by,
+        "links": {"self": f"/v1/datasets/{ref}", "ingestion": f"/v1/ingestions/{row.job_id}"},
+    }

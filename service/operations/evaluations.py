@@ -1,0 +1,155 @@
+"""Evaluations: check that a checkpoint can be judged on a dataset, then answer or queue it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from checkpoints.fitting import check_fit
+from checkpoints.manifest import Manifest
+from models import catalog
+from models.evaluation_key import evaluation_key
+from models.spec import Component, EvaluationSpec, SpecError
+from models.transforms import ExampleType
+from service.db.connection import reading, writing
+from service.db.tables import jobs
+from service.jobs import queue
+from service.jobs.lifecycle import State
+from service.operations import checkpoints, datasets, workers
+from service.operations.errors import Conflict, NotFound
+from service.operations.services import Caller, Services
+
+
+def request(
+    services: Services,
+    spec: EvaluationSpec,
+    *,
+    fresh: bool,
+    labels: dict[str, str],
+    timeout_s: float | None,
+    caller: Caller,
+) -> tuple[queue.Job, bool]:
+    """Answer from the results that exist, or queue the evaluation.
+
+    Args:
+        fresh: compute again even if an equal result is there.
+
+    Returns:
+        The job, and whether it is an earlier one whose key equals this request's.
+
+    Raises:
+        SpecError: the parts do not fit each other, naming the field.
+    """
+    now = services.clock()
+    with reading(services.database) as db:
+        try:
+            checkpoint = checkpoints.resolve(db, spec.checkpoint)
+        except (NotFound, Conflict) as error:
+            raise SpecError(error.detail, pointer="/checkpoint") from None
+        dataset = _dataset(db, spec.dataset)
+        payload = _payload(spec, checkpoint, dataset)
+        live = workers.live(db, now)
+        policies = workers.policies(live, spec.device)
+        if live and not policies:
+            offered = sorted({name for row in live for name in row.details["policies"]})
+            raise SpecError(
+                f"no live worker has the device {spec.device!r}; there are: {', '.join(offered)}",
+                pointer="/device",
+            )
+        known = None if fresh else _known(db, payload, policies)
+    if known is not None:
+        return known, True
+    with writing(services.database) as db:
+        job = queue.submit(
+            db,
+            kind="evaluation",
+            request=_resolved_request(spec, payload),
+            payload=payload,
+            device=spec.device,
+            created_by=caller.name,
+            labels=labels,
+            timeout_s=timeout_s,
+            now=now,
+        )
+    services.doorbell.ring("work")
+    return job, False
+
+
+def check_dataset(services: Services, ref: str) -> None:
+    """Raise SpecError if a request's dataset does not exist."""
+    with reading(services.database) as db:
+        _dataset(db, ref)
+
+
+def _dataset(db: Connection, ref: str) -> Row[Any]:
+    try:
+        return datasets.resolve(db, ref)
+    except NotFound as error:
+        raise SpecError(error.detail, pointer="/dataset") from None
+
+
+def _payload(spec: EvaluationSpec, checkpoint: Row[Any], dataset: Row[Any]) -> dict[str, Any]:
+    """All that the child needs, once it is sure that checkpoint and dataset fit each other."""
+    manifest = Manifest.from_json(checkpoint.manifest)
+    task, name = dataset.spec["task"], f"{dataset.name}@{dataset.version}"
+    if spec.threshold is not None and task != "binary":
+        raise SpecError(
+            f"threshold belongs to binary tasks; {name} is {task}", pointer="/threshold"
+        )
+    transforms, transforms_from = _transforms(spec, manifest, dataset)
+    given = dataset.details["input"]
+    check_fit(
+        manifest,
+        dataset=name,
+        task=task,
+        classes=dataset.details["classes"],
+        example=ExampleType(shape=tuple(given["shape"]), dtype=given["dtype"]),
+        transforms=[Component.from_json(one) for one in transforms],
+    )
+    stated = {"transforms"} if transforms_from == "request" else set()
+    threshold = spec.threshold
+    if threshold is None and task == "binary" and manifest.outputs == 1:
+        threshold = 0.5
+    return {
+        "checkpoint": checkpoint.digest,
+        "dataset": name,
+        "dataset_digest": dataset.digest,
+        "task": task,
+        "positive_class": dataset.spec["positive_class"],
+        "transforms": transforms,
+        "transforms_from": transforms_from,
+        "batch_size": spec.batch_size,
+        "threshold": threshold,
+        "device": spec.device,
+        "assumed": [one for one in manifest.assumed if one not in stated],
+    }
+
+
+def _resolved_request(spec: EvaluationSpec, payload: dict[str, Any]) -> dict[str, Any]:
+    """The request as people see it: what was asked, with every default filled in."""
+    return {one.name: payload[one.name] for one in dataclasses.fields(spec)}
+
+
+def _transforms(
+    spec: EvaluationSpec, manifest: Manifest, dataset: Row[Any]
+) -> tuple[list[dict[str, Any]], str]:
+    if spec.transforms is not None:
+        return catalog.resolved(spec.transforms, pointer="/transforms"), "request"
+    if manifest.transforms is not None:
+        return list(manifest.transforms), "checkpoint"
+    return dataset.spec["transforms"], "dataset"
+
+
+def _known(
+    db: Connection, payload: dict[str, Any], policies: Sequence[dict[str, Any]]
+) -> queue.Job | None:
+    """The newest result under a key that a live worker would compute again."""
+    named = ("checkpoint", "dataset_digest", "task", "positive_class", "threshold", "transforms")
+    wanted = {name: payload[name] for name in (*named, "batch_size")}
+    keys = [evaluation_key(**wanted, policy=policy) for policy in policies]
+    query = select(jobs.c.id).where(jobs.c.key.in_(keys), jobs.c.state == State.SUCCEEDED)
+    found = db.scalar(query.order_by(jobs.c.created_at.desc()).limit(1))
+    return None if found is None else queue.get(db, found)
