@@ -7,6 +7,9 @@ from typing import Any
 
 MAX_DETAIL = 2000
 
+# The pointer to the uploaded file itself, whatever the request calls that field.
+FILE = "/file"
+
 
 class CheckpointError(ValueError):
     """An uploaded file cannot become a checkpoint.
@@ -15,7 +18,7 @@ class CheckpointError(ValueError):
         detail: what is wrong and what would be right, for the person who sent it. Cut to
             `MAX_DETAIL` characters, because names in it come from the file.
         kind: ``unsupported`` (no format that is read), ``too_large``, or ``invalid`` (all else).
-        pointer: JSON pointer of the one field of the upload at fault; empty for the whole.
+        pointer: JSON pointer of the one field of the upload at fault.
         errors: pointer and detail of each complaint, where there are several.
     """
 
@@ -24,15 +27,21 @@ class CheckpointError(ValueError):
         detail: str,
         *,
         kind: str = "invalid",
-        pointer: str = "",
+        pointer: str = FILE,
         errors: Sequence[tuple[str, str]] = (),
     ) -> None:
         detail = detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 3] + "..."
         super().__init__(detail)
         self.detail = detail
         self.kind = kind
-        self.pointer = pointer
-        self.errors = tuple(errors) or (((pointer, detail),) if pointer else ())
+        self.errors = tuple(errors) or ((pointer, detail),)
+
+    def with_file(self, field: str) -> CheckpointError:
+        """The same, for a request that calls the uploaded file ``field``."""
+        errors = [
+            (f"/{field}" if pointer == FILE else pointer, text) for pointer, text in self.errors
+        ]
+        return CheckpointError(self.detail, kind=self.kind, errors=errors)
 
     def to_json(self) -> dict[str, Any]:
         """The form in which a reader's process hands it over."""

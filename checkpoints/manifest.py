@@ -86,9 +86,7 @@ class Manifest:
 
 
 def _malformed(why: str) -> CheckpointError:
-    return CheckpointError(
-        f"the manifest in the file's metadata is malformed: {why}", pointer="/checkpoint"
-    )
+    return CheckpointError(f"the manifest in the file's metadata is malformed: {why}")
 
 
 def _list_of(kind: type | tuple[type, ...], value: Any) -> bool:

@@ -28,6 +28,8 @@ log = structlog.get_logger("holdout")
 
 STOP_S = 9.0
 
+_supervised = False
+
 FLAGS: dict[str, Callable[[Any], Any]] = {
     "host": click.option("--host", help="Address to listen on."),
     "port": click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on."),
@@ -187,7 +189,7 @@ def announce(command: str, settings: Settings) -> None:
     """Log once what this process runs with."""
     log.info("start", command=command, pid=os.getpid(), settings=settings.printable())
     names = ignored(os.environ)
-    if names:
+    if names and not _supervised:
         log.info("ignored variables of the client or of Kubernetes", names=names)
 
 
@@ -286,6 +288,8 @@ def supervised() -> None:
         os.read(0, 1)  # nothing is ever written there, so this returns when the parent is gone
         signal.pthread_kill(main_thread, signal.SIGTERM)
 
+    global _supervised
+    _supervised = True  # what concerns both children alike was logged by their parent
     main_thread = threading.get_ident()
     threading.Thread(target=follow, daemon=True, name="parent").start()
     main()

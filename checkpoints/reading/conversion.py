@@ -12,7 +12,7 @@ from typing import Any
 from checkpoints.errors import CheckpointError, counted, listed, quoted
 from checkpoints.reading import formats, statedicts
 from checkpoints.reading.formats import Contents
-from checkpoints.reading.matching import POINTER, Claims, combined, match
+from checkpoints.reading.matching import Claims, combined, match
 from checkpoints.reading.statedicts import Tensors
 from checkpoints.reading.tensors import (
     DTYPES,
@@ -67,8 +67,8 @@ def _convert(
     data = mmap.mmap(source, 0, access=mmap.ACCESS_READ)
     contents = formats.read(data)
     tensors, stated, adjustments = statedicts.find(contents.value)
-    tensors, stripped = statedicts.strip(tensors)
-    tensors, renamed = statedicts.rename(tensors, key_map)
+    bare, stripped = statedicts.strip(tensors)
+    tensors, renamed = statedicts.rename(bare, statedicts.without_prefixes(key_map, bare))
     claims, left_out = combined(claims, _of_file(contents, stated, declaration))
     manifest, expected = match(claims, {name: one.shape for name, one in tensors.items()})
     _check_dtypes(tensors, expected)
@@ -151,7 +151,6 @@ def _check_dtypes(tensors: Tensors, expected: Mapping[str, TensorSpec]) -> None:
         raise CheckpointError(
             f"wrong dtypes ({len(wrong)}): {listed(wrong)}. Taken as floats are "
             f"{', '.join(READABLE_FLOATS)}",
-            pointer=POINTER,
         )
 
 
@@ -160,7 +159,6 @@ def _check_views(tensors: Tensors) -> None:
     if wrong:
         raise CheckpointError(
             f"tensors reach beyond their storages: {listed(wrong)}; the file is damaged",
-            pointer=POINTER,
         )
 
 

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from checkpoints.errors import CheckpointError, listed, quoted
+from checkpoints.errors import FILE, CheckpointError, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog
 from models import parameters as declared
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
 from models.spec import Component, SpecError, check_classes
-
-POINTER = "/checkpoint"
 
 # Hyperparameters that weights do not show and that no evaluation depends on.
 WITHOUT_EFFECT = frozenset({"dropout"})
@@ -137,16 +135,15 @@ def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[s
         raise CheckpointError(
             f"{error.detail}; the file has {there} (key_map renames what only differs in name)."
             + _that_fit(shapes),
-            pointer=POINTER,
         ) from None
     parameters = _build(entry, {**_acceptable(entry, shown), **given})
     try:
         expected = entry.layout.tensors(parameters, shown.input_shape, shown.outputs)
     except SpecError as error:
-        raise CheckpointError(error.detail, pointer=POINTER) from None
+        raise CheckpointError(error.detail) from None
     _compare(claims.architecture, entry, given, shown, expected, shapes)
     if 0 in (shown.outputs, *shown.input_shape):
-        raise CheckpointError("the network has no inputs or no outputs", pointer=POINTER)
+        raise CheckpointError("the network has no inputs or no outputs")
     classes = _classes(claims.classes, shown.outputs)
     transforms = _transforms(claims.transforms)
     unsaid = [
@@ -191,7 +188,6 @@ def _acceptable(entry: catalog.ArchitectureEntry, shown: Shown) -> Mapping[str, 
     except SpecError as error:
         raise CheckpointError(
             f"the shapes in the file show {_written(shown.parameters)}, but {error.detail}",
-            pointer=POINTER,
         ) from None
     return shown.parameters
 
@@ -256,9 +252,7 @@ def _compare(
             errors=contradicted,
         )
     differences = [
-        (POINTER, f"{kind} ({len(names)}): {listed(names)}")
-        for kind, names in groups.items()
-        if names
+        (FILE, f"{kind} ({len(names)}): {listed(names)}") for kind, names in groups.items() if names
     ]
     summary = "; ".join(text for _, text in differences)
     raise CheckpointError(
@@ -288,7 +282,6 @@ def _input_shape(stated: OpenShape | None, shown: OpenShape) -> OpenShape:
         raise CheckpointError(
             f"the manifest states input shape {list(stated)[:10]}, but the tensors show "
             f"{list(shown)}",
-            pointer=POINTER,
         )
     return stated
 

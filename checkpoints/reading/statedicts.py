@@ -108,6 +108,21 @@ def _all_carry(tensors: Tensors, prefix: str) -> bool:
     return all(name.startswith(prefix) and len(name) > len(prefix) for name in tensors)
 
 
+def without_prefixes(key_map: Mapping[str, str], tensors: Tensors) -> dict[str, str]:
+    """The entries for names as `strip` left them; people copy them as the file has them."""
+    found = {}
+    for key, replacement in key_map.items():
+        bare = key
+        while not any(_longest(name, {bare: ""}) for name in tensors):
+            prefix = next((one for one in PREFIXES if bare.startswith(one)), None)
+            if prefix is None or len(bare) == len(prefix):
+                bare = key
+                break
+            bare = bare.removeprefix(prefix)
+        found[bare] = replacement
+    return found
+
+
 def rename(tensors: Tensors, key_map: Mapping[str, str]) -> tuple[Tensors, list[str]]:
     """Replace leading segments of names, the longest entry that matches a name first.
 

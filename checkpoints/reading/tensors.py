@@ -182,7 +182,6 @@ def float32_chunks(
                 raise CheckpointError(
                     f"{quoted(name)} holds finite float64 values beyond the range of float32 "
                     "(about 3.4e38)",
-                    pointer="/checkpoint",
                 )
             missing = int(finite.size - np.count_nonzero(finite))
             not_finite[name] = not_finite.get(name, 0) + missing
@@ -195,7 +194,6 @@ def int64_chunks(name: str, view: Array) -> Iterator[memoryview]:
         if block.dtype.kind == "u" and block.size and int(block.max()) >= 2**63:
             raise CheckpointError(
                 f"{quoted(name)} holds an integer that takes more than 64 bits with a sign",
-                pointer="/checkpoint",
             )
         yield _bytes_of(block.astype("<i8", copy=False))
 

@@ -14,6 +14,9 @@ from models.layouts import OpenShape
 from models.parameters import parameter
 from models.spec import SpecError
 
+# Beyond it float32 overflows in what comes after, and beyond its inverse it rounds to zero.
+LARGEST = 1e30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleType:
@@ -34,6 +37,8 @@ class ToFloat:
         ),
         default=None,
         type=["number", "null"],
+        minimum=-LARGEST,
+        maximum=LARGEST,
     )
 
     def output(self, example: ExampleType) -> ExampleType:
@@ -48,14 +53,14 @@ class Normalize:
     mean: tuple[float, ...] = parameter(
         summary="One number, or one for each entry of the first axis (channel or column).",
         type="array",
-        items={"type": "number"},
+        items={"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
         minItems=1,
         maxItems=100_000,
     )
     std: tuple[float, ...] = parameter(
         summary="As many numbers as mean, each greater than 0.",
         type="array",
-        items={"type": "number", "exclusiveMinimum": 0},
+        items={"type": "number", "minimum": 1 / LARGEST, "maximum": LARGEST},
         minItems=1,
         maxItems=100_000,
     )

@@ -43,7 +43,13 @@ def post_evaluation(
         evaluations.check_dataset(services(), wanted.terms["dataset"])  # before a file is kept
         if not isinstance(digest, str):
             digest, _ = checkpoints.upload(
-                services(), digest, wanted.declaration, labels=wanted.labels, caller=caller()
+                services(),
+                digest,
+                wanted.declaration,
+                labels=wanted.labels,
+                caller=caller(),
+                field="checkpoint",
+                accept=lambda manifest: evaluations.check(services(), wanted.spec(""), manifest),
             )
         job, cached = evaluations.request(
             services(),

@@ -7,8 +7,10 @@ draft goes with the request unless a use case keeps it, so a refused upload leav
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn, cast
+from urllib.parse import unquote_to_bytes
 
 import marshmallow as ma
 from flask import Flask, Request, current_app, g
@@ -21,6 +23,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from checkpoints.store import Draft
 from models.canonical import strict_json
 from service.api.fields import Text
+from service.operations.errors import Unavailable
 
 JSON_LIMIT_BYTES = 2**20
 CHUNK_BYTES = 2**18
@@ -129,8 +132,10 @@ class StrictParser(FlaskParser):
                 "the body must be JSON with Content-Type: application/json, got "
                 f"{req.mimetype[:100] or 'no Content-Type'!r}"
             )
+        with _receiving():
+            data = req.get_data(cache=False)
         try:
-            value = strict_json(req.get_data(cache=False))
+            value = strict_json(data)
         except UnicodeDecodeError:
             raise BadRequest("the body is not UTF-8") from None
         except ValueError as error:
@@ -141,7 +146,7 @@ class StrictParser(FlaskParser):
 
     def load_query(self, req: Request, schema: ma.Schema) -> Any:
         """The query string, but for what the body's location took from it."""
-        return _read_texts(req.args, schema, leave=g.get("taken_from_query", ()))
+        return _read_texts(_query(req), schema, leave=g.get("taken_from_query", ()))
 
     def load_upload(self, req: Request, schema: ma.Schema) -> Any:
         """A multipart form with a file, or a raw body with its fields in the query string."""
@@ -149,8 +154,10 @@ class StrictParser(FlaskParser):
         if req.mimetype == "multipart/form-data":
             # What stands around the file in the form comes on top of the file's own limit.
             req.max_content_length = limit + JSON_LIMIT_BYTES
-            values = _read_texts(req.form, schema)
-            for name, files in req.files.lists():
+            with _receiving():
+                form, sent = req.form, req.files
+            values = _read_texts(form, schema)
+            for name, files in sent.lists():
                 if name in values or len(files) > 1:
                     raise ma.ValidationError({name: ["stands more than once in the form"]})
                 received = cast(Received, files[0].stream)
@@ -158,14 +165,11 @@ class StrictParser(FlaskParser):
                     raise RequestEntityTooLarge()
                 values[name] = received
         elif req.mimetype == RAW:
-            req.max_content_length = limit
+            req.max_content_length = limit + 1  # the stream refuses to end at its limit
             name = next(n for n, one in schema.fields.items() if isinstance(one, File))
-            values = _read_texts(req.args, schema, leave=("wait",))
+            values = _read_texts(_query(req), schema, leave=("wait",))
             g.taken_from_query = set(values)
-            received = _receive()
-            while chunk := req.stream.read(CHUNK_BYTES):
-                received.write(chunk)
-            values[name] = received
+            values[name] = _received_raw(req, limit)
         else:
             raise UnsupportedMediaType(
                 "send the file as multipart/form-data (curl -F), or as the body with Content-Type: "
@@ -179,14 +183,19 @@ class StrictParser(FlaskParser):
             return self.load_json(req, schema)
         return self.load_upload(req, schema)
 
-    def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
-        """Leave the location out of the messages: a pointer starts at the field."""
+    def handle_error(
+        self, error: ma.ValidationError, req: Request, schema: ma.Schema, **options: Any
+    ) -> NoReturn:
+        """Say it in our words, without the location: a pointer starts at the field."""
         messages = error.messages
         if isinstance(messages, dict) and len(messages) == 1:
             ((name, inner),) = messages.items()
             if name in self.__location_map__ and isinstance(inner, dict):
-                error.messages = inner
-        super().handle_error(error, *args, **kwargs)
+                messages = inner
+        known = ", ".join(schema.fields)
+        words = {**WORDS, UNKNOWN: f"is unknown; known: {known}" if known else "is unknown here"}
+        error.messages = _in_words(messages, words)
+        super().handle_error(error, req, schema, **options)
 
     def _remember(self, values: Mapping[str, Any], schema: ma.Schema) -> Mapping[str, Any]:
         """Keep what was sent, files by their digests, for the ``Idempotency-Key``."""
@@ -195,6 +204,70 @@ class StrictParser(FlaskParser):
             for name, value in values.items()
         }
         return values
+
+
+UNKNOWN = "Unknown field."
+
+# Marshmallow's sentences, which do not say what would be right, in ours.
+WORDS = {
+    "Missing data for required field.": "is required",
+    "Field may not be null.": "must not be null",
+    "Not a valid string.": "must be a string",
+    "Not a valid list.": "must be a list",
+    "Not a valid mapping type.": "must be an object",
+}
+
+# What a text must be that stands for the value of a field of this class.
+PLAIN = (
+    (fields.Boolean, "true or false"),
+    (fields.Integer, "an integer"),
+    (fields.Float, "a number"),
+)
+
+
+def _in_words(messages: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(messages, dict):
+        return {name: _in_words(inner, words) for name, inner in messages.items()}
+    if isinstance(messages, list):
+        return [_in_words(one, words) for one in messages]
+    return words.get(messages, messages)
+
+
+@contextlib.contextmanager
+def _receiving() -> Iterator[None]:
+    """Hold one of the places for bodies that are arriving, so that slow ones leave threads free."""
+    places: threading.BoundedSemaphore = current_app.extensions["holdout.bodies"]
+    if not places.acquire(blocking=False):
+        raise Unavailable("too many requests are being received; send this one again in a moment")
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def _received_raw(req: Request, limit: int) -> Received:
+    """The body as a file; a client that went away in the middle has sent none."""
+    received = _receive()
+    with _receiving():
+        while chunk := req.stream.read(CHUNK_BYTES):
+            received.write(chunk)
+    size = received.draft.size_bytes
+    if size > limit:
+        raise RequestEntityTooLarge()
+    if req.content_length is not None and size != req.content_length:
+        raise BadRequest(
+            f"the body ended after {size} of {req.content_length} bytes; send it again"
+        )
+    return received
+
+
+def _query(req: Request) -> MultiDict[str, str]:
+    """The query string, which must be UTF-8: werkzeug would leave other bytes as ``%E9``."""
+    try:
+        unquote_to_bytes(req.query_string).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the query string is not UTF-8") from None
+    return req.args
 
 
 def _read_texts(
@@ -210,15 +283,18 @@ def _read_texts(
         (text,) = listed
         if "\x00" in text:
             raise ma.ValidationError({name: ["must not hold NUL"]})
+        if "\ufffd" in text:  # what werkzeug puts for bytes that are no text
+            raise BadRequest(f"the field {name[:100]!r} is not UTF-8")
         declared = schema.fields.get(name)
         if declared is None or isinstance(declared, (fields.String, File)):
             values[name] = text
             continue
         try:
             values[name] = strict_json(text)
-        except ValueError:
-            kind = "JSON" if isinstance(declared, (fields.Dict, fields.List)) else "a plain value"
-            raise ma.ValidationError({name: [f"must be {kind}, got {text[:60]!r}"]}) from None
+        except ValueError as error:
+            kind = next((words for one, words in PLAIN if isinstance(declared, one)), "")
+            words = f"{kind}, got {text[:60]!r}" if kind else f"JSON that can be taken: {error}"
+            raise ma.ValidationError({name: [f"must be {words}"]}) from None
     return values
 
 
@@ -228,3 +304,5 @@ def register(app: Flask) -> None:
     app.config["MAX_CONTENT_LENGTH"] = JSON_LIMIT_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = JSON_LIMIT_BYTES
     app.teardown_request(discard_drafts)
+    threads: int = app.extensions["holdout"].settings.web_threads
+    app.extensions["holdout.bodies"] = threading.BoundedSemaphore(max(2, threads // 4))

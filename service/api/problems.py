@@ -6,18 +6,21 @@ A problem's ``detail`` says what was wrong and what would be right. A 500 says n
 from __future__ import annotations
 
 import errno
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 import marshmallow as ma
 import structlog
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 from gunicorn.http.errors import ParseException
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import (
+    ClientDisconnected,
     HTTPException,
     MethodNotAllowed,
+    RequestedRangeNotSatisfiable,
     RequestEntityTooLarge,
 )
 
@@ -79,6 +82,9 @@ HTTP_TITLES = {
     416: Kind(slug="range-not-satisfiable", status=416, title="The range lies outside of it"),
 }
 
+# Of a body that nobody read, what the server skips to go on with the connection.
+MOST_SKIPPED_BYTES = 2**16
+
 RETRY_AFTER_S = {429: 5, 503: 5}
 
 
@@ -131,8 +137,7 @@ def of(error: Exception) -> dict[str, Any]:
     if isinstance(error, Replayed):
         return error.problem
     if isinstance(error, CheckpointError):
-        pointers = list(error.errors) or ([(error.pointer, error.detail)] if error.pointer else [])
-        return problem(CHECKPOINT_KINDS[error.kind], error.detail, pointers)
+        return problem(CHECKPOINT_KINDS[error.kind], error.detail, list(error.errors))
     if isinstance(error, HTTPException):
         return _of_http(error)
     for kind, entry in PROBLEMS.items():
@@ -142,8 +147,6 @@ def of(error: Exception) -> dict[str, Any]:
             return problem(entry, detail, [(pointer, detail)] if pointer else None)
     if isinstance(error, ParseException):
         return problem(MALFORMED, "the body's framing is malformed")
-    if isinstance(error, BlockingIOError):
-        return problem(TIMED_OUT, "the rest of the request did not arrive in time; send it again")
     if _is_full(error):
         return problem(NO_SPACE, "the service's disk is full; nothing of this request was kept")
     if isinstance(error, (OperationalError, InterfaceError, TimeoutError)):
@@ -169,6 +172,14 @@ def _of_http(error: HTTPException) -> dict[str, Any]:
             "the request is too large: JSON bodies and form fields may have 1 MiB, forms 64 parts, "
             f"uploads {settings.max_upload_bytes} bytes (HOLDOUT_MAX_UPLOAD_BYTES)",
         )
+    if isinstance(error, ClientDisconnected):
+        if isinstance(error.__context__, BlockingIOError):
+            return problem(TIMED_OUT, "the rest did not arrive in time; send the request again")
+        return problem(entry, "the body ended before it was complete; send it again")
+    if isinstance(error, RequestedRangeNotSatisfiable):
+        return problem(
+            entry, f"the file has {error.length} bytes; ask for bytes=FIRST-LAST inside it"
+        )
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = ", ".join(sorted(error.valid_methods))
         return problem(entry, f"this resource answers to {methods}")
@@ -186,7 +197,7 @@ def _pointers(messages: Any, path: str = "") -> list[tuple[str, str]]:
         found = []
         for name, inner in messages.items():
             # A message about a whole object, or about a mapping's key or value, has no own level.
-            flat = name in ("_schema", "key", "value")
+            flat = name == "_schema" or (name in ("key", "value") and isinstance(inner, list))
             escaped = str(name).replace("~", "~0").replace("/", "~1")
             found += _pointers(inner, path if flat else f"{path}/{escaped}")
         return found
@@ -215,10 +226,17 @@ def respond(error: Exception) -> Response:
         response.headers["Retry-After"] = "1"
     if made["status"] in RETRY_AFTER_S:
         response.headers["Retry-After"] = str(RETRY_AFTER_S[made["status"]])
-    if made["status"] in (408, 413):
-        # What was not read cannot be skipped: the rest of the body would read as a request.
+    if _unread_bytes() > MOST_SKIPPED_BYTES or made["status"] in (408, 413):
+        # Where the next request begins is out of reach; `service.web` parts from the client.
         response.headers["Connection"] = "close"
     return response
+
+
+def _unread_bytes() -> float:
+    """How much of the request's body may still be on its way."""
+    if request.content_length is not None:
+        return request.content_length
+    return math.inf if request.headers.get("Transfer-Encoding") else 0
 
 
 def register(app: Flask) -> None:

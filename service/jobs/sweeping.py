@@ -11,7 +11,9 @@ from service.db.tables import jobs
 from service.jobs.lifecycle import State
 
 # A draft that nobody holds was left for good; only one that is just being made has no lock yet.
-_DRAFT_S = 60.0
+_DRAFT_S = 10.0
+# Time after which what was just left behind can be told from what is just being made.
+SETTLED_S = _DRAFT_S + 1
 # A job is queued right after its upload was kept; nobody would still do so a day later.
 _UPLOAD_S = 86400.0
 

@@ -148,17 +148,27 @@ class Worker:
             held.progress = message
         else:
             held.ending = message
+        if message["type"] == "crashed":
+            self._sweep_soon()
 
     def _end(self, held: Held, ending: Message) -> None:
-        self._engine.kill(held.job.id)
+        self._kill(held)
         held.ending = ending
         self._settle(held)
 
     def _lose(self, held: Held) -> None:
         """Stop an attempt that is no longer ours to finish."""
-        self._engine.kill(held.job.id)
+        self._kill(held)
         del self._held[held.job.id]
         held.log("lost")
+
+    def _kill(self, held: Held) -> None:
+        """Stop an attempt, and soon remove the files that it was writing."""
+        self._engine.kill(held.job.id)
+        self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
+        self._sweep_at = min(self._sweep_at, time.monotonic() + sweeping.SETTLED_S)
 
     def _idle_s(self) -> float:
         """How long to wait if nothing happens."""

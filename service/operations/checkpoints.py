@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -38,12 +38,17 @@ def upload(
     *,
     labels: dict[str, str],
     caller: Caller,
+    field: str = "file",
+    accept: Callable[[Manifest], None] = lambda manifest: None,
 ) -> tuple[str, bool]:
     """Read an uploaded file and keep its canonical form.
 
     Args:
         draft: the received bytes, hashed on the way.
         declaration: the fields of `DECLARED` that the request states.
+        field: what the request calls the file.
+        accept: raises if a checkpoint that is new here is not wanted after all; nothing is kept
+            then.
 
     Returns:
         The checkpoint's digest, and whether it is new.
@@ -60,7 +65,11 @@ def upload(
     if known is not None:
         return known, False
     with services.store.draft() as canonical:
-        found = _convert(services, draft, canonical, declaration)
+        try:
+            found = _convert(services, draft, canonical, declaration)
+        except CheckpointError as error:
+            raise error.with_file(field) from None
+        accept(Manifest.from_json(found))
         blob = canonical.publish()
     made = {"digest": blob.digest, "created_at": services.clock(), "created_by": caller.name}
     with writing(services.database) as db:
@@ -106,7 +115,7 @@ def _convert(
     except SandboxError as error:
         log.warning("a reader failed", detail=error.detail, trace=error.trace)
         raise CheckpointError(
-            f"the file could not be read within its limits: {error.detail}", pointer="/checkpoint"
+            f"the file could not be read within its limits: {error.detail}"
         ) from None
     if "error" in answer:
         refused = answer["error"]

@@ -22,6 +22,10 @@ from service.operations import checkpoints, datasets, workers
 from service.operations.errors import Conflict, NotFound
 from service.operations.services import Caller, Services
 
+# What an answer says beside the numbers that its key stands for.
+_SAID = ("dataset", "transforms_from", "assumed")
+MOST_COMPARED = 20
+
 
 def request(
     services: Services,
@@ -49,17 +53,9 @@ def request(
             checkpoint = checkpoints.resolve(db, spec.checkpoint)
         except (NotFound, Conflict) as error:
             raise SpecError(error.detail, pointer="/checkpoint") from None
-        dataset = _dataset(db, spec.dataset)
-        payload = _payload(spec, checkpoint, dataset)
-        live = workers.live(db, now)
-        policies = workers.policies(live, spec.device)
-        if live and not policies:
-            offered = sorted({name for row in live for name in row.details["policies"]})
-            raise SpecError(
-                f"no live worker has the device {spec.device!r}; there are: {', '.join(offered)}",
-                pointer="/device",
-            )
-        known = None if fresh else _known(db, payload, policies)
+        manifest = Manifest.from_json(checkpoint.manifest)
+        payload, policies = _settled(db, spec, checkpoint.digest, manifest, now)
+        known = None if fresh else _known(db, payload, policies, labels)
     if known is not None:
         return known, True
     with writing(services.database) as db:
@@ -84,6 +80,32 @@ def check_dataset(services: Services, ref: str) -> None:
         _dataset(db, ref)
 
 
+def check(services: Services, spec: EvaluationSpec, manifest: Manifest) -> None:
+    """Raise SpecError unless a checkpoint that is not stored yet can be evaluated so."""
+    with reading(services.database) as db:
+        _settled(db, spec, spec.checkpoint, manifest, services.clock())
+
+
+def _settled(
+    db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest, now: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the job's child needs, and the policies of the workers that could do it.
+
+    Raises:
+        SpecError: the parts do not fit each other, naming the field.
+    """
+    payload = _payload(spec, digest, manifest, _dataset(db, spec.dataset))
+    live = workers.live(db, now)
+    policies = workers.policies(live, spec.device)
+    if live and not policies:
+        offered = sorted({name for row in live for name in row.details["policies"]})
+        raise SpecError(
+            f"no live worker has the device {spec.device!r}; there are: {', '.join(offered)}",
+            pointer="/device",
+        )
+    return payload, policies
+
+
 def _dataset(db: Connection, ref: str) -> Row[Any]:
     try:
         return datasets.resolve(db, ref)
@@ -91,9 +113,10 @@ def _dataset(db: Connection, ref: str) -> Row[Any]:
         raise SpecError(error.detail, pointer="/dataset") from None
 
 
-def _payload(spec: EvaluationSpec, checkpoint: Row[Any], dataset: Row[Any]) -> dict[str, Any]:
+def _payload(
+    spec: EvaluationSpec, digest: str, manifest: Manifest, dataset: Row[Any]
+) -> dict[str, Any]:
     """All that the child needs, once it is sure that checkpoint and dataset fit each other."""
-    manifest = Manifest.from_json(checkpoint.manifest)
     task, name = dataset.spec["task"], f"{dataset.name}@{dataset.version}"
     if spec.threshold is not None and task != "binary":
         raise SpecError(
@@ -114,7 +137,7 @@ def _payload(spec: EvaluationSpec, checkpoint: Row[Any], dataset: Row[Any]) -> d
     if threshold is None and task == "binary" and manifest.outputs == 1:
         threshold = 0.5
     return {
-        "checkpoint": checkpoint.digest,
+        "checkpoint": digest,
         "dataset": name,
         "dataset_digest": dataset.digest,
         "task": task,
@@ -144,12 +167,23 @@ def _transforms(
 
 
 def _known(
-    db: Connection, payload: dict[str, Any], policies: Sequence[dict[str, Any]]
+    db: Connection,
+    payload: dict[str, Any],
+    policies: Sequence[dict[str, Any]],
+    labels: dict[str, str],
 ) -> queue.Job | None:
-    """The newest result under a key that a live worker would compute again."""
+    """The newest result under a key that a live worker would compute again.
+
+    The key names contents. An answer also names the dataset, says where the transforms came from
+    and carries the labels, so one that would say something else of them is not taken.
+    """
     named = ("checkpoint", "dataset_digest", "task", "positive_class", "threshold", "transforms")
     wanted = {name: payload[name] for name in (*named, "batch_size")}
     keys = [evaluation_key(**wanted, policy=policy) for policy in policies]
-    query = select(jobs.c.id).where(jobs.c.key.in_(keys), jobs.c.state == State.SUCCEEDED)
-    found = db.scalar(query.order_by(jobs.c.created_at.desc()).limit(1))
-    return None if found is None else queue.get(db, found)
+    query = select(jobs.c.id, jobs.c.payload, jobs.c.labels)
+    query = query.where(jobs.c.key.in_(keys), jobs.c.state == State.SUCCEEDED)
+    for row in db.execute(query.order_by(jobs.c.created_at.desc()).limit(MOST_COMPARED)):
+        same = all(row.payload[name] == payload[name] for name in _SAID)
+        if same and labels in ({}, row.labels):
+            return queue.get(db, row.id)
+    return None

@@ -166,9 +166,20 @@ def test_an_unknown_architecture_lists_the_known_ones(convert, save, mlp):
     assert "known: mlp, convnet" in answer.error["detail"]
 
 
+def test_a_key_map_may_be_written_as_the_file_writes_its_names(convert, save):
+    weights = {"net.0.weight": torch.ones(3, 2), "net.0.bias": torch.ones(3)}
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()}
+    plain = convert(save(wrapped), architecture="mlp", key_map={"net.0": "layers.0"})
+    whole = {"module._orig_mod.net.0": "layers.0"}
+    answer = convert(save(wrapped), architecture="mlp", key_map=whole)
+    assert answer.checkpoint == plain.checkpoint
+    missing = convert(save(wrapped), architecture="mlp", key_map={"module.other": "layers.0"})
+    assert "no name starts with 'module.other'" in missing.error["detail"]
+
+
 def test_tensors_of_another_architecture_are_recognised(convert, save, convnet):
     answer = convert(save(convnet), architecture="mlp")
-    assert pointers(answer) == ["/checkpoint"]
+    assert pointers(answer) == ["/file"]
     assert "fit convnet with widths [4, 6]" in answer.error["detail"]
 
 
@@ -178,7 +189,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed_together(convert, s
     state["layers.0.bias"] = torch.zeros(9)
     state["extra.weight"] = torch.zeros(2)
     answer = convert(save(state), architecture="mlp")
-    assert pointers(answer) == ["/checkpoint"] * 3
+    assert pointers(answer) == ["/file"] * 3
     assert details(answer) == [
         "missing (1): 'layers.1.bias'",
         "unexpected (1): 'extra.weight'",

@@ -99,6 +99,58 @@ def test_an_equal_request_is_answered_from_the_results_and_a_fresh_one_computes_
     assert other["result"]["evidence"]["key"] != before["key"]
 
 
+def test_a_known_result_answers_only_who_asks_for_just_that(client, checkpoint):
+    content = npz(seed=5)
+    doubled = [{"name": "to_float", "scale": 2.0}]
+    client.register("one", content=content, transforms=json.dumps(doubled))
+    client.register("two", content=content)
+    digest = checkpoint["digest"]
+    first = client.evaluate(checkpoint=digest, dataset="one", labels={"run": "a"}).json
+    other = client.evaluate(checkpoint=digest, dataset="two", transforms=doubled).json
+    assert other["result"]["evidence"]["key"] == first["result"]["evidence"]["key"]
+    assert other["cached"] is False
+    assert other["request"]["dataset"] == "two@1"
+    assert other["result"]["evidence"]["transforms_from"] == "request"
+    assert client.evaluate(checkpoint=digest, dataset="one").json["id"] == first["id"]
+    labelled = client.evaluate(checkpoint=digest, dataset="one", labels={"run": "a"}).json
+    assert labelled["id"] == first["id"]
+    again = client.evaluate(checkpoint=digest, dataset="one", labels={"run": "b"}).json
+    assert (again["cached"], again["labels"]) == (False, {"run": "b"})
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "pointer"),
+    [
+        ({"outputs": 4}, {}, "/checkpoint"),
+        ({"features": 9}, {}, "/transforms"),
+        ({}, {"classes": '["x", "y", "z"]'}, "/checkpoint"),
+        ({}, {"threshold": "0.5"}, "/threshold"),
+        ({}, {"device": "cuda"}, "/device"),
+    ],
+)
+def test_an_upload_that_cannot_be_evaluated_as_asked_is_not_kept(
+    client, services, dataset, content, change, pointer
+):
+    blobs = services.settings.data_dir / "blobs"
+    before = {path.name for path in blobs.rglob("*")}
+    file = pt(seed=77, **content)
+    form = {"architecture": "mlp", "dataset": "points", **change}
+    answer = client.upload("/v1/evaluations", part="checkpoint", content=file, **form)
+    assert_problem(answer, 422, pointer=pointer)
+    sha256 = hashlib.sha256(file).hexdigest()
+    assert client.get(f"/v1/checkpoints?source_sha256={sha256}").json["items"] == []
+    assert {path.name for path in blobs.rglob("*")} == before
+
+
+def test_a_damaged_file_is_called_what_the_request_calls_it(client, dataset):
+    cut = pt()[:-100]
+    answer = client.upload("/v1/checkpoints", content=cut, architecture="mlp")
+    assert_problem(answer, 422, pointer="/file")
+    form = {"architecture": "mlp", "dataset": "points"}
+    answer = client.upload("/v1/evaluations", part="checkpoint", content=cut, **form)
+    assert_problem(answer, 422, pointer="/checkpoint")
+
+
 def test_without_wait_the_answer_is_202_and_says_where_the_job_is(client, dataset, checkpoint):
     answer = client.evaluate(wait="", checkpoint=checkpoint["digest"], dataset="points", fresh=True)
     assert answer.status_code == 202
@@ -169,7 +221,7 @@ def test_a_binary_task_takes_one_output_and_a_threshold(client):
             "/transforms/0/mean",
             "6 entries",
         ),
-        ({"colour": "red"}, "/colour", "Unknown field"),
+        ({"colour": "red"}, "/colour", "is unknown; known: architecture"),
         ({"architecture": "mlp"}, "/architecture", "stored"),
         ({"fresh": "yes"}, "/fresh", "true or false"),
         ({"labels": {"a": 1}}, "/labels/a", ""),
@@ -316,7 +368,11 @@ def test_the_content_of_a_checkpoint_is_what_its_digest_names_also_in_parts(clie
     part.close()
     answer.close()
     beyond = client.get(checkpoint["links"]["content"], headers={"Range": "bytes=99999999-"})
-    assert_problem(beyond, 416)
+    assert_problem(beyond, 416, f"{len(answer.data)} bytes")
+    for odd in ("items=0-3", "bytes=0-0,5-6"):
+        whole = client.get(checkpoint["links"]["content"], headers={"Range": odd})
+        assert (whole.status_code, whole.data) == (200, answer.data)
+        whole.close()
     again = client.store(answer.data)
     assert again["digest"] == checkpoint["digest"]
     assert again["format"] == "safetensors"

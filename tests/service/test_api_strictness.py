@@ -6,7 +6,8 @@ import pytest
 import torch
 from sqlalchemy.exc import TimeoutError
 
-from tests.service.conftest import assert_problem, npz, pt
+from service.app import create_app
+from tests.service.conftest import Client, assert_problem, npz, open_services, pt
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_a_wrong_field_of_a_form_is_named(client, fields, pointer):
         ),
         ({"architecture": "mlp", "classes": '["a", "b"]'}, "/classes", "3"),
         ({"architecture": "mlp", "key_map": '{"net": "layers"}'}, "/key_map/net", "layers.0"),
-        ({"architecture": "convnet"}, "/checkpoint", "convs.0.weight"),
+        ({"architecture": "convnet"}, "/file", "convs.0.weight"),
     ],
 )
 def test_what_is_said_of_a_checkpoint_must_fit_its_file(client, fields, pointer, part):
@@ -160,9 +161,6 @@ def test_a_form_that_breaks_off_is_malformed(client):
 
 
 def test_an_upload_over_the_limit_is_refused_and_leaves_nothing(tmp_path):
-    from service.app import create_app
-    from tests.service.conftest import Client, open_services
-
     services = open_services(tmp_path, max_upload_bytes=2000)
     small = Client(create_app(services=services))
     answer = small.upload("/v1/checkpoints", content=b"x" * 3000, architecture="mlp")
@@ -177,6 +175,68 @@ def test_an_upload_over_the_limit_is_refused_and_leaves_nothing(tmp_path):
         assert_problem(answer, 413)
     assert list((tmp_path / "tmp").iterdir()) == []
     services.close()
+
+
+def test_an_upload_of_exactly_the_limit_is_taken(tmp_path):
+    content = pt()
+    services = open_services(tmp_path, max_upload_bytes=len(content))
+    exact = Client(create_app(services=services))
+    raw = {"content_type": "application/octet-stream"}
+    answer = exact.http.post("/v1/checkpoints?architecture=mlp", data=content, **raw)
+    assert answer.status_code == 201
+    services.close()
+
+
+def test_text_that_is_not_utf8_is_refused_and_never_stored_otherwise(client):
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="labels"\r\n\r\n{"a": "caf\xe9"}\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        + pt()
+        + b"\r\n--x--\r\n"
+    )
+    answer = client.http.post(
+        "/v1/checkpoints", data=body, content_type="multipart/form-data; boundary=x"
+    )
+    assert_problem(answer, 400, "'labels' is not UTF-8")
+    answer = client.http.post(
+        '/v1/checkpoints?architecture=mlp&labels={"a":"caf%E9"}',
+        data=pt(),
+        content_type="application/octet-stream",
+    )
+    assert_problem(answer, 400, "query string is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("limit=abc", "/limit: must be an integer, got 'abc'"),
+        ("bogus=1", "/bogus: is unknown; known: limit, cursor, sort, kind, state, created_by"),
+    ],
+)
+def test_a_query_parameter_that_cannot_be_read_says_what_would_be(client, query, detail):
+    assert_problem(client.get(f"/v1/jobs?{query}"), 422, detail)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "detail"),
+    [
+        ("fresh", "yes", "/fresh: must be true or false, got 'yes'"),
+        ("batch_size", "many", "/batch_size: must be an integer, got 'many'"),
+        ("threshold", "half", "/threshold: must be a number, got 'half'"),
+        ("labels", '{"a": "1", "a": "2"}', "key 'a' stands twice"),
+        ("hyperparameters", "{", "/hyperparameters: must be JSON that can be taken"),
+    ],
+)
+def test_a_form_field_that_cannot_be_read_says_what_would_be(client, field, text, detail):
+    form = {"architecture": "mlp", "dataset": "points", field: text}
+    answer = client.upload("/v1/evaluations", part="checkpoint", content=pt(), **form)
+    assert_problem(answer, 422, detail, pointer=f"/{field}")
+
+
+def test_labels_may_be_called_key_and_value_and_keep_their_pointers(client):
+    request = {"checkpoint": "a" * 64, "dataset": "points", "labels": {"value": 3, "key": 4}}
+    problem = assert_problem(client.http.post("/v1/evaluations", json=request), 422)
+    assert {one["pointer"] for one in problem["errors"]} == {"/labels/value", "/labels/key"}
 
 
 def test_the_request_id_is_echoed_when_it_is_sane(client):
