@@ -21,6 +21,14 @@ from service.operations.services import Services
 
 KEY_LIMIT = 255
 
+DESCRIPTION = """The referee for PyTorch classifiers.
+
+* A single resource has an `ETag`; `If-None-Match` gives 304.
+* `X-Request-Id` is echoed when it is sane, else made, and stands in the logs.
+* Where a form with a file is taken, the file may also be the body, as `application/octet-stream`;
+  the form's other fields are query parameters then.
+"""
+
 
 def services() -> Services:
     """The parts that the application was made with."""
@@ -83,7 +91,7 @@ def make_api(app: Flask, *, version: str) -> ProblemApi:
         API_VERSION=version,
         OPENAPI_VERSION="3.0.3",
         API_SPEC_OPTIONS={
-            "info": {"description": "The referee for PyTorch classifiers."},
+            "info": {"description": DESCRIPTION},
             "components": {
                 "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from models.canonical import canonical_json
 from models.catalog import CATALOGS
 from service.api import resources
 from service.api.access import OPEN
-from service.api.blueprint import Blueprint, ProblemApi, services
+from service.api.blueprint import KEY_LIMIT, Blueprint, ProblemApi, services
+from service.api.parsing import RAW
 from service.operations import workers
 from service.operations.errors import NotFound
 
@@ -40,6 +42,41 @@ DOCS_PAGE = """<!doctype html>
 DOCS_START = """SwaggerUIBundle({url: "%s", dom_id: "#ui", deepLinking: true, validatorUrl: null});
 """
 DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+
+
+def _complete_post(operation: dict[str, Any]) -> None:
+    """Say what every POST takes: a key, and where a form brings a file the file as the body."""
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key and request lead to the same resource for 24 hours.",
+        "schema": {"type": "string", "pattern": "^[ -~]+$", "maxLength": KEY_LIMIT},
+    }
+    operation.setdefault("parameters", []).append(key)
+    content = operation.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        content[RAW] = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _probe(
+    summary: str, responses: dict[str, str], *, is_open: bool = True
+) -> dict[str, dict[str, Any]]:
+    """One endpoint of the document that stands outside of the API's blueprints."""
+    described: dict[str, Any] = {code: {"description": text} for code, text in responses.items()}
+    described["default"] = {"$ref": "#/components/responses/DEFAULT_ERROR"}
+    get: dict[str, Any] = {"summary": summary, "responses": described}
+    return {"get": {**get, "security": []} if is_open else get}
+
+
+PROBES = {
+    "/healthz": _probe("Whether the web process answers", {"200": "It does."}),
+    "/readyz": _probe(
+        "Whether database, store and a worker are there", {"200": "They are.", "503": "One is not."}
+    ),
+    "/metrics": _probe(
+        "Counters and gauges for Prometheus", {"200": "Its text format."}, is_open=False
+    ),
+}
 
 
 @blueprint.route("/catalog", role="viewer")
@@ -114,8 +151,12 @@ def register(app: Flask, api: ProblemApi) -> None:
 
     def openapi() -> Response:
         """The contract, generated from the code."""
-        document = api.spec.to_dict()
+        document = copy.deepcopy(api.spec.to_dict())
         document["servers"] = [{"url": "/"}]
+        for item in document["paths"].values():
+            if "post" in item:
+                _complete_post(item["post"])
+        document["paths"] |= PROBES
         return Response(canonical_json(document), content_type="application/json")
 
     plain: tuple[tuple[str, Any, str], ...] = (

@@ -32,6 +32,14 @@ def test_every_operation_documents_its_errors_as_problems(document):
     assert set(default["content"]) == {"application/problem+json"}
 
 
+def test_every_post_documents_its_key_and_probes_are_open(document):
+    for name, operation in operations(document):
+        headers = [one["name"] for one in operation.get("parameters", []) if one["in"] == "header"]
+        assert ("Idempotency-Key" in headers) == name.startswith("POST"), name
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/metrics"]["get"]
+
+
 def test_every_operation_says_what_it_does(document):
     for name, operation in operations(document):
         assert operation.get("summary"), name
@@ -39,7 +47,7 @@ def test_every_operation_says_what_it_does(document):
 
 def test_bodies_are_documented_with_their_media_types(document):
     posted = document["paths"]["/v1/evaluations"]["post"]["requestBody"]["content"]
-    assert {"application/json", "multipart/form-data"} <= set(posted)
+    assert set(posted) == {"application/json", "multipart/form-data", "application/octet-stream"}
     file = document["components"]["schemas"]["CheckpointUpload"]["properties"]["file"]
     assert (file["type"], file["format"]) == ("string", "binary")
 
@@ -105,5 +113,7 @@ def test_made_up_requests_never_break_the_contract(prodded, mode, examples):
             assert mode == GenerationMode.NEGATIVE  # nothing about it can be wrong
 
 
-def test_the_document_is_one_json_object(client):
-    assert json.loads(client.get("/openapi.json").text)["openapi"] == "3.0.3"
+def test_the_document_is_one_json_object_and_the_same_each_time(client):
+    text = client.get("/openapi.json").text
+    assert json.loads(text)["openapi"] == "3.0.3"
+    assert client.get("/openapi.json").text == text
