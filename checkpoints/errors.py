@@ -57,6 +57,10 @@ class MissingBlob(StoreError):
     """No blob has this digest."""
 
 
+class DamagedBlob(StoreError):
+    """The bytes of a blob are not those of its digest."""
+
+
 def quoted(name: str) -> str:
     """A name out of a file, safe to show: printable, on one line, at most 100 characters."""
     return repr(name if len(name) <= 100 else name[:97] + "...")

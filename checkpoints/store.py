@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from checkpoints.errors import MissingBlob, StoreError
+from checkpoints.errors import DamagedBlob, MissingBlob, StoreError
 
 CHUNK_BYTES = 2**20
 
@@ -103,6 +103,15 @@ class Store(Protocol):
         """Its size; MissingBlob if there is no such blob."""
         ...
 
+    def verify(self, digest: str) -> None:
+        """Read a blob whole; if its bytes are not those of its name, set it aside.
+
+        Raises:
+            MissingBlob: there is no such blob.
+            DamagedBlob: there is none any more; the same content can be published again.
+        """
+        ...
+
     def delete(self, digest: str) -> bool:
         """Remove a blob; False if there was none. Who has it open or mapped keeps it."""
         ...
@@ -162,6 +171,16 @@ class LocalStore:
     def size_bytes(self, digest: str) -> int:
         """See `Store.size_bytes`."""
         return self.path(digest).stat().st_size
+
+    def verify(self, digest: str) -> None:
+        """See `Store.verify`."""
+        path = self.path(digest)
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                path.rename(path.with_suffix(".damaged"))
+            raise DamagedBlob(f"blob {digest} is damaged")
 
     def delete(self, digest: str) -> bool:
         """See `Store.delete`."""

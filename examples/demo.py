@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,10 @@ def post(
         answer = json.load(error)
         if refused:
             return answer
-        raise RuntimeError(f"{url} answered {error.code}: {answer['detail']}") from None
+        hint = ""
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            hint = "; the service under var/ has tokens: set HOLDOUT_TOKEN to one of a trainer"
+        raise RuntimeError(f"{url} answered {error.code}: {answer['detail']}{hint}") from None
     if answer["state"] != "succeeded":
         raise RuntimeError(f"{answer['links']['self']} {answer['state']}: {answer['error']}")
     return answer

@@ -22,7 +22,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.settings import Settings, SettingsError, ignored
+from service.settings import Settings, SettingsError, ignored, read_dotenv
 
 log = structlog.get_logger("holdout")
 
@@ -188,7 +188,7 @@ def claim_port(settings: Settings) -> Settings:
 def announce(command: str, settings: Settings) -> None:
     """Log once what this process runs with."""
     log.info("start", command=command, pid=os.getpid(), settings=settings.printable())
-    names = ignored(os.environ)
+    names = ignored({**read_dotenv(), **os.environ})
     if names and not _supervised:
         log.info("ignored variables of the client or of Kubernetes", names=names)
 
@@ -221,6 +221,8 @@ def worker(settings: Settings) -> None:
         work(settings)
     except EngineError as error:
         refuse(str(error))
+    except OSError as error:  # while it starts; a worker that runs lives through them
+        refuse(f"the data folder cannot be used: {error.filename}: {error.strerror}")
 
 
 @main.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX = "HOLDOUT_"
@@ -147,6 +147,10 @@ class Settings:
                 "HOLDOUT_DATABASE_URL must start with sqlite:/// or postgresql://, got "
                 f"{self.database_url.partition(':')[0]!r}"
             )
+        if self.database_url.split("://")[-1].split("/")[0].count("@") > 1:
+            mistakes.append(
+                "HOLDOUT_DATABASE_URL has a user or password with '@' in it: write %40 instead"
+            )
         if mistakes:
             raise SettingsError("; ".join(mistakes))
 
@@ -169,7 +173,7 @@ class Settings:
             SettingsError: a misspelt variable, with the nearest known name, or an unreadable
                 value; all mistakes at once.
         """
-        from_file = dotenv_values(dotenv) if dotenv and dotenv.is_file() else {}
+        from_file = read_dotenv(dotenv)
         given = {
             name: text
             for source in (from_file, os.environ if environ is None else environ)
@@ -196,7 +200,10 @@ class Settings:
     @property
     def database(self) -> str:
         """The database's URL, with the default filled in."""
-        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'holdout.db'}"
+        if self.database_url:
+            return self.database_url
+        path = str(self.data_dir.absolute() / "holdout.db")
+        return URL.create("sqlite", database=path).render_as_string()
 
     @property
     def threads(self) -> int:
@@ -219,6 +226,20 @@ class Settings:
         return shown
 
 
+def read_dotenv(path: Path | None = Path(".env")) -> Mapping[str, str | None]:
+    """The variables of a ``.env`` file; none where there is no file.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return dotenv_values(path) if path and path.is_file() else {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} cannot be read: it is not UTF-8 text") from None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     return host in LOOPBACK_HOSTS or (host.startswith("127.") and host.replace(".", "").isdigit())
@@ -236,6 +257,10 @@ def is_ignored(name: str, text: str) -> bool:
     return name == "HOLDOUT_PORT" and _KUBERNETES_PORT.match(text) is not None
 
 
-def ignored(environ: Mapping[str, str]) -> list[str]:
+def ignored(environ: Mapping[str, str | None]) -> list[str]:
     """Names of such variables that are set, to be logged once."""
-    return sorted(n for n, text in environ.items() if n.startswith(PREFIX) and is_ignored(n, text))
+    return sorted(
+        name
+        for name, text in environ.items()
+        if name.startswith(PREFIX) and text is not None and is_ignored(name, text)
+    )

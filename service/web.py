@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -83,6 +84,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         )
         with contextlib.suppress(OSError):
             client.sendall(head.encode() + body)
+
+    def is_parent_alive(self) -> bool:
+        """Whether gunicorn's first process is there; without it, give up the port at once."""
+        alive: bool = super().is_parent_alive()
+        if not alive:
+            self.wsgi.extensions["holdout.watcher"].close()
+            self.set_accept_enabled(False)
+            for listener in self.sockets:
+                listener.close()
+        return alive
+
+    def run(self) -> None:
+        """Serve; an orphan does not stay for the threads of clients that stall."""
+        super().run()
+        if os.getppid() != self.ppid:
+            os._exit(1)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop taking requests, and let those that only wait end now."""

@@ -82,6 +82,8 @@ HTTP_TITLES = {
     416: Kind(slug="range-not-satisfiable", status=416, title="The range lies outside of it"),
 }
 
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 # Of a body that nobody read, what the server skips to go on with the connection.
 MOST_SKIPPED_BYTES = 2**16
 
@@ -149,6 +151,8 @@ def of(error: Exception) -> dict[str, Any]:
         return problem(MALFORMED, "the body's framing is malformed")
     if _is_full(error):
         return problem(NO_SPACE, "the service's disk is full; nothing of this request was kept")
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return problem(UNAVAILABLE, "the service cannot write to its data folder; nothing was kept")
     if isinstance(error, (OperationalError, InterfaceError, TimeoutError)):
         return problem(UNAVAILABLE, "the database does not answer; nothing of this was kept")
     return problem(INTERNAL, "an unexpected failure, which the service's log explains")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.errors import CheckpointError, MissingBlob
+from checkpoints.errors import CheckpointError, DamagedBlob, MissingBlob
 from checkpoints.fitting import check_fit
 from checkpoints.manifest import Manifest
 from checkpoints.store import LocalStore
@@ -276,6 +276,7 @@ def _dataset(digest: str, context: Context) -> Dataset:
     kept = context.datasets
     if digest not in kept:
         with _readable("the dataset"):
+            context.store.verify(digest)  # once a child: equal keys promise equal answers
             kept[digest] = Dataset(context.store.path(digest))
         while len(kept) > _KEPT_DATASETS:
             kept.popitem(last=False)
@@ -285,6 +286,7 @@ def _dataset(digest: str, context: Context) -> Dataset:
 
 def _checkpoint(digest: str, context: Context) -> tuple[Manifest, dict[str, Array]]:
     with _readable("the checkpoint"):
+        context.store.verify(digest)
         arrays, metadata = tensorfile.open_arrays(context.store.path(digest))
         manifest = Manifest.from_metadata(metadata)
         if manifest is None:
@@ -298,8 +300,10 @@ def _readable(what: str) -> Iterator[None]:
         yield
     except (MissingBlob, FileNotFoundError):
         raise TaskFailed("missing_blob", f"{what} is not in the store any more") from None
-    except (TensorFileError, CheckpointError) as error:
-        raise TaskFailed("damaged_blob", f"{what} is damaged in the store: {error}") from error
+    except (DamagedBlob, TensorFileError, CheckpointError) as error:
+        raise TaskFailed(
+            "damaged_blob", f"{what} is damaged in the store; send the file again"
+        ) from error
 
 
 def _transforms(

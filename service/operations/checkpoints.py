@@ -62,7 +62,7 @@ def upload(
     same = [checkpoint_sources.c[name] == value for name, value in source.items()]
     with reading(services.database) as db:
         known = db.scalar(select(checkpoint_sources.c.digest).where(*same))
-    if known is not None:
+    if known is not None and services.store.exists(known):
         return known, False
     with services.store.draft() as canonical:
         try:

@@ -53,6 +53,7 @@ SERVICE_REASONS = {
     "timed_out": "The job ran past its time limit",
     "out_of_memory": "The job needs more memory than there is",
     "no_space": "There is no space left for the result",
+    "not_writable": "The service cannot write to its data folder",
     "missing_blob": "What the job needs is not in the store any more",
     "damaged_blob": "What the job needs is damaged in the store",
     "internal": "The service failed",

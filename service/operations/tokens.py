@@ -125,12 +125,15 @@ def install_admin(database: Engine, file: Path, *, now: float) -> bool:
         return False
     try:
         token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise SpecError("HOLDOUT_ADMIN_TOKEN_FILE cannot be read as UTF-8 text") from None
-    if len(token) < LEAST_LENGTH or not token.isprintable() or " " in token:
+    except OSError as error:
+        raise SpecError(f"HOLDOUT_ADMIN_TOKEN_FILE cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError("HOLDOUT_ADMIN_TOKEN_FILE cannot be read: it is not text") from None
+    plain = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < LEAST_LENGTH or not plain:  # what clients cannot all send alike locks out
         raise SpecError(
             f"HOLDOUT_ADMIN_TOKEN_FILE must hold one token of at least {LEAST_LENGTH} printable "
-            "characters without blanks"
+            "ASCII characters without blanks"
         )
     try:
         create(database, name="admin", role="admin", created_by="start", now=now, token=token)

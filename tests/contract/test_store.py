@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.errors import MissingBlob, StoreError
+from checkpoints.errors import DamagedBlob, MissingBlob, StoreError
 from checkpoints.store import Blob, LocalStore, Store
 
 
@@ -48,6 +48,19 @@ def test_a_blob_has_the_digest_of_its_bytes(store):
     assert store.exists(blob.digest)
     assert store.path(blob.digest).read_bytes() == b"weights"
     assert store.size_bytes(blob.digest) == 7
+
+
+def test_a_blob_whose_bytes_have_changed_is_set_aside_and_can_be_published_again(store):
+    blob = publish(store, b"weights")
+    store.verify(blob.digest)
+    store.path(blob.digest).write_bytes(b"weighty")
+    with pytest.raises(DamagedBlob, match=blob.digest):
+        store.verify(blob.digest)
+    assert not store.exists(blob.digest)
+    with pytest.raises(MissingBlob):
+        store.verify(blob.digest)
+    assert publish(store, b"weights") == blob
+    store.verify(blob.digest)
 
 
 def test_a_draft_hashes_what_is_written_piece_by_piece(store):

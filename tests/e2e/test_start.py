@@ -127,3 +127,27 @@ def test_web_and_worker_go_when_their_supervisor_is_killed(commands, wait_until,
     assert len(children) == 2
     running.process.kill()
     wait_until(lambda: not any(map(is_alive, children)), what="no process is left")
+
+
+def test_an_orphan_of_gunicorn_answers_what_waits_and_gives_up_the_port(
+    commands, wait_until, tmp_path
+):
+    assert commands.run("db", "upgrade", data_dir=tmp_path).returncode == 0
+    running, client = commands.start_web("web", ready="/healthz", data_dir=tmp_path)
+    thread, answers = wait_for_a_queued_job(client, commands)
+    (orphan,) = children_of(running.pid)
+    running.process.kill()
+    thread.join(10)
+    assert [(answer.status, answer.body["state"]) for answer in answers] == [(200, "queued")]
+    wait_until(lambda: not is_alive(orphan), what="the orphan is gone")
+    port = client.url.rsplit(":", 1)[1]
+    commands.start("web", port=port, data_dir=tmp_path)
+    wait_until(lambda: client.reaches("/healthz", 200), what="the port is served again")
+
+
+def test_a_data_folder_that_cannot_be_used_is_said_in_one_sentence(commands, tmp_path):
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    for command in ("web", "worker", "serve"):
+        done = commands.run(command, data_dir="/proc/nothing", database_url=url, port=0)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr

@@ -496,6 +496,16 @@ def test_a_file_that_is_no_dataset_is_refused_at_once_and_a_bad_one_by_its_job(c
     assert list((services.settings.data_dir / "tmp").iterdir()) == []
 
 
+def test_an_upload_brings_back_a_checkpoint_whose_bytes_were_lost(client, services):
+    digest = client.store(pt(seed=41))["digest"]
+    services.store.path(digest).unlink()
+    assert_problem(client.get(f"/v1/checkpoints/{digest}/content"), 404)
+    assert client.store(pt(seed=41))["digest"] == digest
+    content = client.get(f"/v1/checkpoints/{digest}/content")
+    assert hashlib.sha256(content.data).hexdigest() == digest
+    content.close()
+
+
 def test_a_deleted_checkpoint_is_gone_and_its_results_stay(client, dataset):
     stored = client.store(pt(seed=55))
     job = client.evaluate(checkpoint=stored["digest"], dataset="points").json

@@ -419,11 +419,19 @@ def test_a_missing_blob_fails_the_job_and_nothing_else(context, payload, name, w
     assert evaluate(context, payload)["metrics"]
 
 
-def test_a_damaged_blob_fails_the_job_and_nothing_else(context, payload):
-    path = context.store.path(payload["checkpoint"])
-    path.write_bytes(path.read_bytes()[:-4])
+@pytest.mark.parametrize("name", ["checkpoint", "dataset_digest"])
+@pytest.mark.parametrize("damage", ["cut", "one bit"])
+def test_a_damaged_blob_fails_the_job_and_is_never_computed_with(context, payload, name, damage):
+    path = context.store.path(payload[name])
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-4:]
+    else:
+        content[-50] ^= 1
+    path.write_bytes(content)
     refused = refusal(context, payload)
     assert refused.reason == "damaged_blob"
+    assert not path.exists()  # so that the same file can be sent again
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.db.connection import open_database
 from service.settings import Settings, SettingsError, ignored, variable
 
 
@@ -150,6 +151,28 @@ def test_the_database_is_a_file_of_the_data_folder_unless_it_is_named(tmp_path):
     assert Settings(data_dir=tmp_path).database == f"sqlite:///{tmp_path}/holdout.db"
     named = Settings(database_url="postgresql://localhost/holdout")
     assert named.database == "postgresql://localhost/holdout"
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b", 'we\'ird %s "q" #?&=', "ü b"])
+def test_the_database_stands_in_the_data_folder_whatever_it_is_called(tmp_path, name):
+    folder = tmp_path / name
+    engine = open_database(Settings(data_dir=folder).database)
+    with engine.connect():
+        assert (folder / "holdout.db").exists()
+    engine.dispose()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_password_that_would_be_taken_for_a_host_is_refused_and_not_shown():
+    with pytest.raises(SettingsError, match="write %40") as caught:
+        Settings(database_url="postgresql://u:one@two@db/holdout")
+    assert "two" not in str(caught.value)
+
+
+def test_a_dotenv_file_that_cannot_be_read_says_so(tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xff\xfe=1\n")
+    with pytest.raises(SettingsError, match="cannot be read: it is not UTF-8"):
+        Settings.from_env({}, dotenv=tmp_path / ".env")
 
 
 def test_threads_are_half_the_cores_unless_they_are_named(monkeypatch):

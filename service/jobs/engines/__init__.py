@@ -202,6 +202,9 @@ def _failure(error: Exception) -> Message:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         detail = "no space is left in the service's data folder"
         return {"reason": "no_space", "error": {"detail": detail}}
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        detail = f"the service's data folder cannot be written to: {error.strerror}"
+        return {"reason": "not_writable", "error": {"detail": detail}}
     return {
         "reason": "internal",
         "error": {"detail": "an error inside the service; its log says more"},
