@@ -14,8 +14,8 @@ from models.layouts import OpenShape
 from models.parameters import parameter
 from models.spec import SpecError
 
-# Beyond it float32 overflows in what comes after, and beyond its inverse it rounds to zero.
-LARGEST = 1e30
+# Beyond these float32 overflows, or rounds to zero, in what comes after.
+LARGEST, SMALLEST = 1e30, 1e-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class Normalize:
         maxItems=100_000,
     )
     std: tuple[float, ...] = parameter(
-        summary="As many numbers as mean, each greater than 0.",
+        summary="As many numbers as mean, each at least 1e-30.",
         type="array",
-        items={"type": "number", "minimum": 1 / LARGEST, "maximum": LARGEST},
+        items={"type": "number", "minimum": SMALLEST, "maximum": LARGEST},
         minItems=1,
         maxItems=100_000,
     )
