@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog, parameters
 from models.layouts import OpenShape
@@ -22,9 +23,12 @@ def check_fit(
 ) -> None:
     """Raise SpecError, with both sides and what would be right, unless they fit.
 
+    A binary task takes one output or two, every other as many as the dataset has classes.
+
     Args:
         dataset: what the message calls it.
-        classes: the dataset's, in index order.
+        classes: the dataset's, in index order. The checkpoint may state the same in another
+            order, see `output_order`.
         example: one of the dataset, before the transforms.
         transforms: what is applied to it.
     """
@@ -49,20 +53,53 @@ def check_fit(
     entry.layout.tensors(built, made.shape, manifest.outputs)
 
 
+def output_order(
+    manifest: Manifest, *, task: str, classes: Sequence[str]
+) -> tuple[int, ...] | None:
+    """Where the checkpoint has each class of the dataset.
+
+    Args:
+        task: the dataset's.
+        classes: the dataset's, in index order.
+
+    Returns:
+        For each of ``classes`` its index among the checkpoint's, as `models.evaluation.evaluate`
+        takes it; None where the checkpoint states the same order, or no classes. One output of a
+        binary task stands for both classes: ``(1, 0)`` says that it is the logit of the dataset's
+        first one.
+
+    Raises:
+        SpecError: outputs or classes do not fit, as `check_fit` says.
+    """
+    _check_outputs(manifest, task, classes)
+    if manifest.classes is None or manifest.classes == tuple(classes):
+        return None
+    index = {name: i for i, name in enumerate(manifest.classes)}
+    return tuple(index[name] for name in classes)
+
+
 def _check_outputs(manifest: Manifest, task: str, classes: Sequence[str]) -> None:
     outputs, stated = manifest.outputs, manifest.classes
     if outputs != len(classes) and not (outputs == 1 and task == "binary"):
-        also = " (or 1, for a binary task)" if len(classes) == 2 else ""
+        also = " (or 1, for a binary task)" if len(classes) == 2 and task != "multilabel" else ""
         raise SpecError(
-            f"the checkpoint has {outputs} outputs, but the dataset has {len(classes)} classes: "
-            f"{len(classes)} outputs would fit{also}",
+            f"the checkpoint has {counted(outputs, 'output')}, but the dataset has "
+            f"{len(classes)} class{'' if len(classes) == 1 else 'es'}: "
+            f"{counted(len(classes), 'output')} would fit{also}",
             pointer="/checkpoint",
         )
-    if stated is not None and stated != tuple(classes):
-        same = "in another order" if sorted(stated) == sorted(classes) else "others"
+    if stated is not None and set(stated) != set(classes):
+        ours, theirs = set(classes), set(stated)
+        sides = (
+            ("missing", [quoted(name) for name in classes if name not in theirs]),
+            ("extra", [quoted(name) for name in stated if name not in ours]),
+        )
+        shown = "; ".join(
+            f"{side} ({len(names)}): {listed(names)}" for side, names in sides if names
+        )
         raise SpecError(
-            f"the checkpoint's classes are {same}: it has {_listed(stated)}, the dataset has "
-            f"{_listed(classes)}",
+            f"the checkpoint's classes are not the dataset's: {shown}. The same names would fit, "
+            "in any order",
             pointer="/checkpoint",
         )
 
@@ -70,7 +107,3 @@ def _check_outputs(manifest: Manifest, task: str, classes: Sequence[str]) -> Non
 def _shown(shape: OpenShape) -> str:
     lengths = ", ".join("any" if length is None else str(length) for length in shape)
     return f"({lengths},)" if len(shape) == 1 else f"({lengths})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"[{', '.join(map(repr, names[:10]))}{', ...' if len(names) > 10 else ''}]"

@@ -10,17 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.metrics import Integers, Logits
+from models.checks import check_finite, check_logits, check_order
+from models.metrics import Indicators, Integers, Logits
 from models.report import EvaluationError, EvaluationReport
-from models.scoring import Groups, check_finite, check_logits, score
+from models.scoring import score
+from models.sections import Groups
 
 __all__ = ["EvaluationError", "EvaluationReport", "evaluate", "score"]
+
+REORDERED = "the checkpoint's outputs were put into the dataset's order of classes by name"
 
 
 def evaluate(
     model: nn.Module,
     batches: Iterable[Tensor],
-    targets: Integers,
+    targets: Integers | Indicators,
     *,
     task: str,
     classes: Sequence[str],
@@ -28,6 +32,7 @@ def evaluate(
     threshold: float | None,
     groups: Groups | None = None,
     level: float = 0.95,
+    order: Sequence[int] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> EvaluationReport:
     """Run every example through the network once and score the logits.
@@ -35,29 +40,37 @@ def evaluate(
     Args:
         model: in evaluation mode, every module of it.
         batches: examples as the network takes them, on its device, in the order of ``targets``.
-        targets: int64 ``(N,)``, class indices; N at least 1.
-        task: ``multiclass`` (as many outputs as classes) or ``binary`` (one output, the logit of
-            the second class, or two).
+        targets: int64 ``(N,)``, class indices; for ``multilabel`` int64 or uint8 ``(N, L)``, 0 or
+            1 for each class. N is at least 1.
+        task: ``multiclass`` (as many outputs as classes), ``binary`` (one output, the logit of
+            the second class, or two) or ``multilabel`` (one output for each class, its logit).
         classes: names in index order.
         positive_class: for ``binary``, the class that metrics and threshold are about; None is
             the second.
         threshold: for ``binary``, see `models.metrics.examine`; None is 0.5 for one output and
-            the arg max for two.
+            the arg max for two. For ``multilabel``, every class whose probability is at least
+            this is predicted; None is 0.5.
         groups: slices to report by themselves: name -> (int codes ``(N,)``, the values' names).
         level: confidence of the intervals, in (0, 1).
+        order: for each class, its index among the network's; None where they are in the same
+            order. The logits are put into the order of ``classes`` before anything is computed
+            from them, and a warning says so; one output of a binary task is negated.
         progress: called after each batch with the number of examples done.
 
     Raises:
         EvaluationError: a module in training mode, more or fewer examples than targets, logits
-            that are of the wrong shape or not finite, or what `score` raises.
+            that are of the wrong shape or not finite, an order that does not name each class
+            once, or what `score` raises.
     """
+    if order is not None:
+        check_order(order, classes=len(classes))
     for name, module in model.named_modules():
         if module.training:
             raise EvaluationError(
                 f"{name or 'the network'} is in training mode: call .eval() on it first",
                 reason="in_training_mode",
             )
-    logits, forward_s = _logits(model, batches, len(targets), task, classes, progress)
+    logits, forward_s = _logits(model, batches, len(targets), task, classes, order, progress)
     report = score(
         logits,
         targets,
@@ -68,7 +81,8 @@ def evaluate(
         groups=groups,
         level=level,
     )
-    return replace(report, forward_s=forward_s)
+    warnings = report.warnings if order is None else [*report.warnings, REORDERED]
+    return replace(report, forward_s=forward_s, warnings=warnings)
 
 
 def _logits(
@@ -77,6 +91,7 @@ def _logits(
     count: int,
     task: str,
     classes: Sequence[str],
+    order: Sequence[int] | None,
     progress: Callable[[int], None],
 ) -> tuple[Logits, float]:
     """Collect float32 ``(count, outputs)``, and the seconds spent in the network."""
@@ -109,6 +124,8 @@ def _logits(
                 collected = np.empty((count, output.shape[1]), dtype=np.float32)
             part = collected[done : done + size]
             torch.from_numpy(part).copy_(output)
+            if order is not None:
+                _reorder(part, order)
             forward_s += time.perf_counter() - started
             check_finite(part, first=done)
             done += size
@@ -119,3 +136,12 @@ def _logits(
             reason="wrong_count",
         )
     return collected, forward_s
+
+
+def _reorder(logits: Logits, order: Sequence[int]) -> None:
+    """Put these logits, in place, into the order of classes that ``order`` comes from."""
+    if logits.shape[1] == len(order):
+        logits[:] = logits[:, list(order)]
+    elif list(order) == [1, 0]:
+        # one output is the log-odds of the second class; 0 - x, for which a logit of 0 stays 0
+        np.subtract(np.float32(0), logits, out=logits)

@@ -26,9 +26,10 @@ def evaluation_key(
     """Name everything that an evaluation's numbers depend on, and nothing else.
 
     Args:
-        checkpoint: digest of the canonical checkpoint, which its manifest is part of.
+        checkpoint: digest of the canonical checkpoint, which its manifest is part of, and so the
+            order of its classes.
         dataset_digest: digest of examples, labels, classes and groups.
-        task: ``multiclass`` or ``binary``.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
         positive_class: name of the class that a binary task's metrics count, else None.
         threshold: as it was asked for; None is not the same key as the default written out.
         transforms: wire form with every default filled in, in the order they are applied.

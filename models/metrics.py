@@ -16,6 +16,7 @@ import numpy as np
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Booleans: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Indicators: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Logits: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 # Logits turned to float64 at a time: 1 MiB, so that the work stays in a core's cache.
@@ -203,23 +204,29 @@ def ratios(found: Counts) -> Ratios:
     )
 
 
-def macro(found: Counts) -> Ratios:
-    """The plain mean over the classes present, along the last axis; 0 where none is."""
+def macro(found: Counts, *, everywhere: bool = False) -> Ratios:
+    """The plain mean over the classes present, along the last axis; 0 where none is.
+
+    Args:
+        everywhere: whether absent classes count too, as 0. scikit-learn leaves out classes that
+            are absent, but no column of an indicator matrix.
+    """
     each, present = ratios(found), found.present.sum(axis=-1)
+    divisor = np.full_like(present, found.present.shape[-1]) if everywhere else present
     return Ratios(
-        precision=_divided(each.precision.sum(axis=-1), present),  # absent classes add 0
-        recall=_divided(each.recall.sum(axis=-1), present),
-        f1=_divided(each.f1.sum(axis=-1), present),
+        precision=_divided(each.precision.sum(axis=-1), divisor),  # absent classes add 0
+        recall=_divided(each.recall.sum(axis=-1), divisor),
+        f1=_divided(each.f1.sum(axis=-1), divisor),
     )
 
 
 def weighted(found: Counts) -> Ratios:
-    """The mean over the classes ``(C,)``, weighted by the number of true examples."""
+    """The mean over the classes ``(C,)``, weighted by the number of true examples; 0 for none."""
     each, total = ratios(found), found.support.sum()
     return Ratios(
-        precision=(each.precision * found.support).sum() / total,
-        recall=(each.recall * found.support).sum() / total,
-        f1=(each.f1 * found.support).sum() / total,
+        precision=_divided((each.precision * found.support).sum(), total),
+        recall=_divided((each.recall * found.support).sum(), total),
+        f1=_divided((each.f1 * found.support).sum(), total),
     )
 
 
@@ -297,10 +304,16 @@ def expected_calibration_error(confidence: Floats, correct: Booleans, *, bins: i
     >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
     0.25
     """
+    gaps = calibration_gaps(confidence, correct, bins=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def calibration_gaps(confidence: Floats, correct: Booleans, *, bins: int = 15) -> Floats:
+    """What `expected_calibration_error` sums: confidence less correctness, ``(bins,)``."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     which = np.searchsorted(edges[1:-1], confidence, side="left")
     gaps = np.bincount(which, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return gaps.astype(np.float64, copy=False)
 
 
 def _two_sided(logits: Logits) -> Floats:

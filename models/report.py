@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.metrics import Integers, Logits
+from models.metrics import Indicators, Integers, Logits
 
 
 class EvaluationError(ValueError):
@@ -31,19 +31,24 @@ class EvaluationReport:
 
     Attributes:
         metrics: loss, accuracy, precision, recall and f1.
-        averaging: ``binary`` (of the positive class) or ``macro``.
+        averaging: ``binary`` (of the positive class) or ``macro`` (over the classes that are
+            present; for ``multilabel`` over all).
         averages: precision, recall and f1 by ``micro``, ``macro`` and ``weighted``.
         per_class: in the order of the classes.
         per_group: in the order of the groups and their values, those with examples.
-        confusion_matrix: row = true class, column = predicted; None for too many classes.
+        confusion_matrix: row = true class, column = predicted; None for too many classes and,
+            without a warning, for ``multilabel``.
         scores: None where undefined or too costly.
-        intervals: ``[low, high]`` by metric; None where there are too few examples.
+        intervals: ``[low, high]`` by metric; None where there are too few examples, or where
+            resampling them would be too costly.
         level: confidence of the intervals.
-        warnings: sentences; one for each None above and each division by nothing.
-        logits: float32 ``(N, outputs)``.
+        warnings: sentences; each None above and each division by nothing is in one of them.
+        logits: float32 ``(N, outputs)``, in the dataset's order of classes.
         logits_sha256: of their little-endian bytes in C order.
-        predicted: int64 ``(N,)``.
-        confidence: float32 ``(N,)``, probability of the predicted class.
+        predicted: int64 ``(N,)``, class indices; for ``multilabel`` uint8 ``(N, L)``, 0 or 1 for
+            each class.
+        confidence: float32 ``(N,)``, probability of the predicted class; for ``multilabel`` the
+            lowest ``max(p, 1 - p)`` among the example's classes, of probability p each.
         forward_s: seconds in the network, its logits' way to the host included.
         metrics_s: seconds in everything after it.
     """
@@ -60,7 +65,7 @@ class EvaluationReport:
     warnings: list[str]
     logits: Logits
     logits_sha256: str
-    predicted: Integers
+    predicted: Integers | Indicators
     confidence: np.ndarray[Any, np.dtype[np.float32]]
     forward_s: float
     metrics_s: float

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-TASKS = ("multiclass", "binary")
+TASKS = ("multiclass", "binary", "multilabel")
 SPLITS = ("train", "validation", "test")
+MODES = ("rgb", "grey")
 DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -63,11 +64,18 @@ class DatasetSpec:
     """How an uploaded file becomes a dataset.
 
     Attributes:
-        classes: class names in index order; None derives them from the labels, sorted.
+        classes: class names in index order, or of the labels of a multilabel task; None derives
+            them from the labels, sorted, or from the columns.
         positive_class: for a binary task; None means the second class.
-        groups: names of the arrays that define slices; None takes the array ``groups`` if the
-            file has one.
+        label: of a table, the column of the labels, or those of a multilabel task; None is the
+            column ``label``.
+        features: of a table, the columns that make an example, in this order; None is all that are
+            neither label nor group, in the file's order.
+        groups: names of the arrays or columns that define slices; None takes the array ``groups``
+            if the file has one, and no column.
+        mode: of images, what their pixels are converted to, one of `MODES`; None is the first.
         transforms: the deterministic transforms that evaluation applies unless told otherwise.
+        sealed: whether single examples are for admins only.
     """
 
     name: str
@@ -76,8 +84,12 @@ class DatasetSpec:
     format: str | None = None
     classes: tuple[str, ...] | None = None
     positive_class: str | None = None
+    label: str | tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    mode: str | None = None
     transforms: tuple[Component, ...] = ()
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
@@ -88,8 +100,15 @@ class DatasetSpec:
             )
         _one_of(self.split, SPLITS, pointer="/split")
         _one_of(self.task, TASKS, pointer="/task")
+        if self.mode is not None:
+            _one_of(self.mode, MODES, pointer="/mode")
+        if isinstance(self.label, tuple) and self.task != "multilabel":
+            raise SpecError(
+                "several label columns belong to task 'multilabel'; name one", pointer="/label"
+            )
         if self.classes is not None:
-            check_classes(self.classes, pointer="/classes")
+            least = 1 if self.task == "multilabel" else 2
+            check_classes(self.classes, pointer="/classes", least=least)
             if self.task == "binary" and len(self.classes) != 2:
                 raise SpecError(
                     f"a binary task has exactly 2 classes, got {len(self.classes)}",
@@ -107,8 +126,8 @@ class DatasetSpec:
     def from_json(cls, value: Mapping[str, Any]) -> DatasetSpec:
         """Build from what `to_json` gave."""
         known = dict(value)
-        for name in ("classes", "groups"):
-            if known.get(name) is not None:
+        for name in ("classes", "groups", "features", "label"):
+            if isinstance(known.get(name), list):
                 known[name] = tuple(known[name])
         known["transforms"] = tuple(map(Component.from_json, known.get("transforms", ())))
         return cls(**known)
@@ -128,8 +147,9 @@ class EvaluationSpec:
         checkpoint: digest of a stored checkpoint.
         dataset: ``name@version`` of a stored dataset.
         transforms: None means the checkpoint's, else the dataset's.
-        threshold: of the positive class's probability; binary tasks only. None is 0.5 for one
-            output and the arg max for two.
+        threshold: of the positive class's probability, for a binary task, or of every class's,
+            for a multilabel one; no other task has one. None is the arg max for a binary task
+            with two outputs, else 0.5.
     """
 
     checkpoint: str
@@ -156,11 +176,11 @@ class EvaluationSpec:
             )
 
 
-def check_classes(classes: Sequence[str], *, pointer: str) -> None:
-    """Raise SpecError unless these are at least two distinct non-empty class names."""
-    if len(classes) < 2:
+def check_classes(classes: Sequence[str], *, pointer: str, least: int = 2) -> None:
+    """Raise SpecError unless these are ``least`` or more distinct non-empty class names."""
+    if len(classes) < least:
         raise SpecError(
-            f"a classifier needs at least 2 classes, got {len(classes)}", pointer=pointer
+            f"a classifier needs at least {least} classes, got {len(classes)}", pointer=pointer
         )
     seen: set[str] = set()
     for index, name in enumerate(classes):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from checkpoints.errors import FILE, CheckpointError, listed, quoted
+from checkpoints.errors import FILE, CheckpointError, counted, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog
 from models import parameters as declared
@@ -290,14 +290,14 @@ def _classes(classes: tuple[str, ...] | None, outputs: int) -> tuple[str, ...] |
     if classes is None:
         return None
     try:
-        check_classes(classes, pointer="/classes")
+        check_classes(classes, pointer="/classes", least=1)
     except SpecError as error:
         raise _refused(error, "") from None
-    needed = 2 if outputs == 1 else outputs
-    if len(classes) != needed:
+    if len(classes) != outputs and not (outputs == 1 and len(classes) == 2):
+        has = f"{counted(outputs, 'output')} has {outputs} class{'' if outputs == 1 else 'es'}"
+        also = ", or 2 for a binary task" if outputs == 1 else ""
         raise CheckpointError(
-            f"a network with {outputs} outputs has {needed} classes, but {len(classes)} are stated",
-            pointer="/classes",
+            f"a network with {has}{also}, but {len(classes)} are stated", pointer="/classes"
         )
     return classes
 

@@ -285,10 +285,15 @@ def test_classes_and_transforms_are_kept_with_defaults_filled_in(convert, save, 
     assert answer.checkpoint["assumed"] == ["activation"]
 
 
-def test_one_output_has_two_classes(convert, save, mlp):
+def test_one_output_has_two_classes_or_is_one_label(convert, save, mlp):
     data = save(mlp((4, 1)))
-    assert convert(data, architecture="mlp", classes=["no", "yes"]).checkpoint["outputs"] == 1
-    assert pointers(convert(data, architecture="mlp", classes=["yes"])) == ["/classes"]
+    for classes in (["no", "yes"], ["smiling"]):
+        answer = convert(data, architecture="mlp", classes=classes)
+        assert (answer.checkpoint["outputs"], answer.checkpoint["classes"]) == (1, classes)
+    for classes in ([], ["a", "b", "c"]):
+        answer = convert(data, architecture="mlp", classes=classes)
+        assert pointers(answer) == ["/classes"]
+    answer.assert_refused("1 output has 1 class, or 2 for a binary task, but 3 are stated")
 
 
 def test_stating_no_transforms_is_not_the_same_as_not_stating_them(convert, save, mlp):

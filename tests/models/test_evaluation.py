@@ -13,7 +13,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn import metrics as oracle
 from torch import nn
 
-from models import runtime, scoring
+from models import runtime, scoring, sections
 from models.architectures.convnet import ConvNet
 from models.architectures.mlp import MLP
 from models.evaluation import EvaluationError, evaluate, score
@@ -278,7 +278,7 @@ def test_a_warning_names_at_most_twenty_classes():
 
 def test_scores_that_cost_too_much_are_null_with_the_reason(monkeypatch):
     logits, targets = drawn(0, count=30, classes=4)
-    monkeypatch.setattr(scoring, "MAX_RANKED_ELEMENTS", 119)
+    monkeypatch.setattr(sections, "MAX_RANKED_ELEMENTS", 119)
     monkeypatch.setattr(scoring, "MAX_MATRIX_CLASSES", 3)
     report = judge(logits, targets, 4)
     assert report.scores["roc_auc"] is report.scores["average_precision"] is None
@@ -575,8 +575,8 @@ def test_group_codes_are_checked():
 @pytest.mark.parametrize(
     ("options", "classes", "match"),
     [
-        ({"threshold": 0.5}, 2, "belong to task 'binary'"),
-        ({"positive_class": "class 1"}, 2, "belong to task 'binary'"),
+        ({"threshold": 0.5}, 2, "threshold belongs to tasks 'binary' and 'multilabel'"),
+        ({"positive_class": "class 1"}, 2, "positive_class belongs to task 'binary'"),
         ({"task": "binary"}, 3, "exactly 2 classes, got 3"),
         ({"task": "binary", "positive_class": "cat"}, 2, "one of class 0, class 1; got 'cat'"),
     ],
