@@ -13,10 +13,24 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from models import parameters as declared
+from models.augmentations import (
+    Augmentation,
+    ColorJitter,
+    CutMix,
+    GaussianNoise,
+    MixUp,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+)
 from models.layouts import Layout, convnet, mlp
 from models.parameters import Parameters
 from models.spec import Component, SpecError
-from models.transforms import ExampleType, Flatten, Normalize, ToFloat, Transform
+from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat, Transform, images
+from models.transforms.tables import Impute, OneHot, Standardize, TakesConstants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +67,7 @@ class ArchitectureEntry(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatEntry(Entry):
-    """A dataset format; its target takes a `models.datasets.arrays.Source` and has ``arrays``.
+    """A dataset format; its target is called as `models.datasets.intake` says.
 
     Attributes:
         signature: pattern that the first bytes of such a file match.
@@ -101,6 +115,12 @@ class Catalog(Generic[E_co]):
         ]
 
 
+# A line of text, not of JSON, with a comma, semicolon or tab behind its first cell.
+_CSV = (
+    rb"(?:\xef\xbb\xbf)?[\r\n]*(?![ \t]*[{\[])(?=[\t -~\xc2-\xf4])"
+    rb'(?:"(?:[^"\x00]|"")*"|(?!"))[^,;\x00-\x1f]*[,;\t]'
+)
+
 ARCHITECTURES = Catalog(
     "architecture",
     {
@@ -132,10 +152,106 @@ TRANSFORMS = Catalog(
             summary="Subtract a mean and divide by a deviation.",
             parameters=Normalize,
         ),
+        "clip": Entry(
+            target="models.transforms.elementwise:clip",
+            summary="Replace what lies beyond a bound by the bound.",
+            parameters=Clip,
+        ),
         "flatten": Entry(
             target="models.transforms.elementwise:flatten",
             summary="Make one axis of all axes of an example.",
             parameters=Flatten,
+        ),
+        "resize": Entry(
+            target="models.transforms.geometric:resize",
+            summary="Resample images to a size, or to a length of the shorter side.",
+            parameters=images.Resize,
+        ),
+        "center_crop": Entry(
+            target="models.transforms.geometric:center_crop",
+            summary="Cut out the middle of images; smaller ones get zeros around them.",
+            parameters=images.CenterCrop,
+        ),
+        "pad": Entry(
+            target="models.transforms.geometric:pad",
+            summary="Put a border around images.",
+            parameters=images.Pad,
+        ),
+        "grey": Entry(
+            target="models.transforms.geometric:grey",
+            summary="Make grey of colour.",
+            parameters=images.Grey,
+        ),
+        "impute": Entry(
+            target="models.transforms.tabular:impute",
+            summary="Put a constant where a cell of a table is missing.",
+            parameters=Impute,
+        ),
+        "one_hot": Entry(
+            target="models.transforms.tabular:one_hot",
+            summary="Replace a table's columns of text by one column for each of their categories.",
+            parameters=OneHot,
+        ),
+        "standardize": Entry(
+            target="models.transforms.tabular:standardize",
+            summary="Subtract the mean of a table's column and divide by its deviation.",
+            parameters=Standardize,
+        ),
+    },
+)
+
+AUGMENTATIONS = Catalog(
+    "augmentation",
+    {
+        "random_crop": Entry(
+            target="models.augmentations.geometry:random_crop",
+            summary="Cut out a window of fixed size at a random place, after padding on demand.",
+            parameters=RandomCrop,
+        ),
+        "random_resized_crop": Entry(
+            target="models.augmentations.geometry:random_resized_crop",
+            summary="Cut out a window of random place, area and aspect ratio, and resize it.",
+            parameters=RandomResizedCrop,
+        ),
+        "random_horizontal_flip": Entry(
+            target="models.augmentations.geometry:random_horizontal_flip",
+            summary="Swap left and right with probability p.",
+            parameters=RandomHorizontalFlip,
+        ),
+        "random_vertical_flip": Entry(
+            target="models.augmentations.geometry:random_vertical_flip",
+            summary="Swap top and bottom with probability p.",
+            parameters=RandomVerticalFlip,
+        ),
+        "random_rotation": Entry(
+            target="models.augmentations.geometry:random_rotation",
+            summary="Rotate about the centre by a random angle.",
+            parameters=RandomRotation,
+        ),
+        "color_jitter": Entry(
+            target="models.augmentations.values:color_jitter",
+            summary="Change brightness, contrast, saturation and hue by random factors.",
+            parameters=ColorJitter,
+        ),
+        "random_erasing": Entry(
+            target="models.augmentations.values:random_erasing",
+            summary="Overwrite a random rectangle with probability p.",
+            parameters=RandomErasing,
+        ),
+        "gaussian_noise": Entry(
+            target="models.augmentations.values:gaussian_noise",
+            summary="Add normal noise with probability p.",
+            parameters=GaussianNoise,
+        ),
+        "mixup": Entry(
+            target="models.augmentations.mixing:mixup",
+            summary="Mix each example with another of its batch, and their targets alike.",
+            parameters=MixUp,
+        ),
+        "cutmix": Entry(
+            target="models.augmentations.mixing:cutmix",
+            summary="Paste a rectangle of another image of the batch, and mix their targets alike.",
+            parameters=CutMix,
         ),
     },
 )
@@ -144,14 +260,31 @@ FORMATS = Catalog(
     "format",
     {
         "npz": FormatEntry(
-            target="models.datasets.npz:NpzFile",
+            target="models.datasets.npz:take",
             summary="A NumPy archive with the arrays x and y, and optionally groups.",
-            signature=rb"PK(\x03\x04|\x05\x06)",
+            # The first member of the zip lies at the top; an empty zip is one without arrays.
+            signature=rb"(?s)PK(\x05\x06|\x03\x04.{26}[^/\\]*?\.npy)",
         ),
         "safetensors": FormatEntry(
-            target="models.datasets.safetensors:SafetensorsFile",
+            target="models.datasets.safetensors:take",
             summary="A safetensors file with the tensors x and y, and optionally groups.",
             signature=rb"(?s).{3}[\x00\x01]\x00{4}\{",  # the length of the header, its first byte
+        ),
+        "images": FormatEntry(
+            target="models.datasets.images:take",
+            summary="A zip, tar or tar.gz of PNG, JPEG, BMP or WebP images in folders by class.",
+            # A zip, but not what torch.save writes; gzip; tar of POSIX or GNU.
+            signature=rb"(?s)PK\x03\x04(?!.{26}[^/]*/data\.pkl)|\x1f\x8b\x08|.{257}ustar[\x00 ]",
+        ),
+        "parquet": FormatEntry(
+            target="models.datasets.parquetfile:take",
+            summary="A Parquet table with a column of labels.",
+            signature=rb"PAR1(?![ -~])",  # and not a column of that name
+        ),
+        "csv": FormatEntry(
+            target="models.datasets.csvfile:take",
+            summary="A CSV table in UTF-8 with a header and a column of labels.",
+            signature=_CSV,
         ),
     },
 )
@@ -184,6 +317,7 @@ METRICS = Catalog(
 CATALOGS: dict[str, Catalog[Entry]] = {
     "architectures": ARCHITECTURES,
     "transforms": TRANSFORMS,
+    "augmentations": AUGMENTATIONS,
     "formats": FORMATS,
     "metrics": METRICS,
 }
@@ -195,17 +329,28 @@ def transforms(components: Sequence[Component], *, pointer: str) -> list[Transfo
     Raises:
         SpecError: pointing below ``pointer`` at the component at fault.
     """
-    found = []
-    for index, component in enumerate(components):
-        try:
-            entry = TRANSFORMS[component.name]
-        except SpecError as error:
-            raise SpecError(error.detail, pointer=f"{pointer}/{index}/name") from None
-        try:
-            found.append(declared.build(entry.parameters, component.parameters))
-        except SpecError as error:
-            raise error.under(f"{pointer}/{index}") from None
-    return found  # type: ignore[return-value]  # the table holds Transform's members only
+    advice = {
+        name: f"{name} is a random augmentation: only a training can name it, because an "
+        "evaluation must give the same numbers each time; deterministic transforms: "
+        + ", ".join(TRANSFORMS)
+        for name in AUGMENTATIONS
+    }
+    return _built(TRANSFORMS, components, advice, pointer)
+
+
+def augmentations(components: Sequence[Component], *, pointer: str) -> list[Augmentation]:
+    """Check each component's name and parameters.
+
+    Raises:
+        SpecError: pointing below ``pointer`` at the component at fault.
+    """
+    advice = {
+        name: f"{name} is a deterministic transform: it belongs to the transforms of the dataset, "
+        "which a training applies after its augmentations; random augmentations: "
+        + ", ".join(AUGMENTATIONS)
+        for name in TRANSFORMS
+    }
+    return _built(AUGMENTATIONS, components, advice, pointer)
 
 
 def resolved(components: Sequence[Component], *, pointer: str) -> list[dict[str, Any]]:
@@ -220,14 +365,108 @@ def resolved(components: Sequence[Component], *, pointer: str) -> list[dict[str,
 def output_of(
     components: Sequence[Component], example: ExampleType, *, pointer: str
 ) -> ExampleType:
-    """What the chain makes of one example.
+    """What the chain of transforms makes of one example.
+
+    Raises:
+        SpecError: a link cannot take what the one before gives, or what belongs to the preparation
+            of a dataset stands behind what is done on each batch.
+    """
+    prepared = False
+    for index, transform in enumerate(transforms(components, pointer=pointer)):
+        name = components[index].name
+        try:
+            if prepared and transform.on_host:
+                raise SpecError(
+                    f"{name} works on what the dataset holds: put it before "
+                    f"{components[index - 1].name}",
+                    pointer="/name",
+                )
+            if not transform.on_host and not prepared:
+                example, prepared = example.prepared(), True
+            example = transform.output(example)
+        except SpecError as error:
+            raise error.under(f"{pointer}/{index}") from None
+    try:
+        return example if prepared else example.prepared()
+    except SpecError as error:
+        raise error.under(pointer) from None
+
+
+def divided(
+    components: Sequence[Component], *, pointer: str
+) -> tuple[list[Transform], list[Transform]]:
+    """The chain's transforms that prepare a dataset, and those that are done on each batch."""
+    chain = transforms(components, pointer=pointer)
+    return [one for one in chain if one.on_host], [one for one in chain if not one.on_host]
+
+
+def augmented(
+    components: Sequence[Component], example: ExampleType, *, pointer: str
+) -> ExampleType:
+    """What the chain of augmentations makes of one example, before any transform.
 
     Raises:
         SpecError: a link cannot take what the one before gives.
     """
-    for index, transform in enumerate(transforms(components, pointer=pointer)):
+    for index, link in enumerate(augmentations(components, pointer=pointer)):
         try:
-            example = transform.output(example)
+            example = link.output(example)
         except SpecError as error:
             raise error.under(f"{pointer}/{index}") from None
     return example
+
+
+def _built(
+    known: Catalog[Entry],
+    components: Sequence[Component],
+    advice: Mapping[str, str],
+    pointer: str,
+) -> list[Any]:
+    """The parameters of each component; ``advice`` answers names that belong elsewhere."""
+    found = []
+    for index, component in enumerate(components):
+        if component.name in advice:
+            raise SpecError(advice[component.name], pointer=f"{pointer}/{index}/name")
+        try:
+            entry = known[component.name]
+        except SpecError as error:
+            raise SpecError(error.detail, pointer=f"{pointer}/{index}/name") from None
+        try:
+            found.append(declared.build(entry.parameters, component.parameters))
+        except SpecError as error:
+            raise error.under(f"{pointer}/{index}") from None
+    return found
+
+
+def references(components: Sequence[Component]) -> dict[int, str]:
+    """The training datasets that components take constants from, by the component's index."""
+    return {
+        index: one.dataset
+        for index, one in enumerate(transforms(components, pointer="/transforms"))
+        if isinstance(one, TakesConstants) and one.needs_constants and one.dataset is not None
+    }
+
+
+def filled(
+    components: Sequence[Component], columns: Sequence[Mapping[str, Any]], *, pointer: str
+) -> list[Component]:
+    """The components, those without constants with the constants of a dataset.
+
+    Args:
+        components: a chain, or part of one.
+        columns: `models.datasets.intake.Found.columns` of the training dataset.
+
+    Raises:
+        SpecError: the dataset cannot give one of the constants.
+    """
+    found = []
+    for index, one in enumerate(transforms(components, pointer=pointer)):
+        component = components[index]
+        if isinstance(one, TakesConstants) and one.needs_constants:
+            try:
+                constants = one.filled(columns)
+            except SpecError as error:
+                raise error.under(f"{pointer}/{index}") from None
+            component = Component(name=component.name, parameters=declared.to_json(constants))
+        found.append(component)
+    return found

@@ -30,6 +30,7 @@ _TYPES: dict[str, Any] = {
     "number": (int, float),
     "string": str,
     "array": (list, tuple),
+    "object": Mapping,
 }
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "at least"),
@@ -46,7 +47,8 @@ def parameter(*, summary: str, default: Any = MISSING, **schema: Any) -> Any:
         summary: what it does, for the reader of the catalog.
         default: what is used where nothing is said; without one the parameter is required.
         schema: JSON Schema keywords: ``type`` (a name or a list), the four numeric bounds,
-            ``enum``, ``items``, ``minItems``, ``maxItems``.
+            ``enum``, ``items``, ``minItems``, ``maxItems``, and for objects, which map any names
+            to values of one schema, ``additionalProperties`` and ``maxProperties``.
     """
     metadata = {"schema": {**schema, "description": summary}}
     if default is MISSING:
@@ -77,8 +79,7 @@ def build(kind: type[P], given: Mapping[str, Any]) -> P:
 
 def to_json(parameters: Parameters) -> dict[str, Any]:
     """Every parameter with its value as JSON values, defaults filled in."""
-    values = {one.name: getattr(parameters, one.name) for one in fields(cast(Any, parameters))}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return {one.name: _json(getattr(parameters, one.name)) for one in fields(cast(Any, parameters))}
 
 
 def json_schema(kind: type[Parameters]) -> dict[str, Any]:
@@ -93,6 +94,12 @@ def json_schema(kind: type[Parameters]) -> dict[str, Any]:
             properties[one.name]["default"] = list(default) if type(default) is tuple else default
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "required": required} if required else schema
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _described(one: Any) -> str:
@@ -130,6 +137,13 @@ def _checked(value: Any, schema: Mapping[str, Any], pointer: str) -> Any:
             _checked(item, schema["items"], f"{pointer}/{index}")
             for index, item in enumerate(value)
         )
+    if isinstance(value, Mapping):
+        if len(value) > (most := schema["maxProperties"]):
+            raise SpecError(
+                f"{name} must have at most {most} entries, got {len(value)}", pointer=pointer
+            )
+        one = schema["additionalProperties"]
+        return {key: _checked(item, one, f"{pointer}/{key}") for key, item in value.items()}
     return value
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.datasets.prepared import image_backend
+
 
 class DeviceError(ValueError):
     """The named device is not there; the message says which are."""
@@ -87,7 +89,8 @@ def policy(device: str) -> dict[str, Any]:
 
     Returns:
         JSON values: ``device`` (``cpu`` or ``cuda``), ``device_name`` (CUDA only), ``dtype``,
-        ``threads``, ``torch`` (its version), ``cpu_capability`` (instruction set PyTorch uses).
+        ``threads``, ``torch`` (its version), ``cpu_capability`` (instruction set PyTorch uses),
+        ``image_backend`` (see `models.datasets.prepared`).
     """
     kind = torch.device(device).type
     found: dict[str, Any] = {"device": kind, "dtype": "float32"}
@@ -97,6 +100,7 @@ def policy(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "image_backend": image_backend(),
     }
 
 

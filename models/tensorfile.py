@@ -102,6 +102,47 @@ class TensorSource:
         return _size_bytes(self.dtype, self.shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where everything of a file lies, known before any element is.
+
+    Attributes:
+        header: the file's first bytes.
+        tensors: by name, in the file's order.
+        size_bytes: of the whole file.
+    """
+
+    header: bytes
+    tensors: dict[str, TensorInfo]
+    size_bytes: int
+
+
+def plan(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, metadata: Mapping[str, str]
+) -> Plan:
+    """Lay out one canonical file.
+
+    Args:
+        tensors: dtype and shape by name.
+        metadata: what stands in the header beside them.
+    """
+    order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        start, end = end, end + _size_bytes(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = canonical_json(header)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    base = 8 + len(text)
+    return Plan(
+        header=struct.pack("<Q", len(text)) + text,
+        tensors={name: _info(name, header[name], base) for name in order},
+        size_bytes=base + end,
+    )
+
+
 def write(
     stream: BinaryIO, tensors: Mapping[str, TensorSource], *, metadata: Mapping[str, str]
 ) -> int:
@@ -110,28 +151,53 @@ def write(
     Raises:
         ValueError: a source gave more or fewer bytes than its shape says.
     """
-    order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for name in order:
-        source = tensors[name]
-        end = offset + source.size_bytes
-        header[name] = {
-            "dtype": source.dtype,
-            "shape": list(source.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = canonical_json(header)
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    stream.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
+    shapes = {name: (source.dtype, source.shape) for name, source in tensors.items()}
+    planned = plan(shapes, metadata=metadata)
+    stream.write(planned.header)
+    for name in planned.tensors:
         written = 0
         for chunk in tensors[name].chunks:
             written += stream.write(chunk)
         if written != tensors[name].size_bytes:
             raise ValueError(f"{name!r} gave {written} bytes, not {tensors[name].size_bytes}")
-    return 8 + len(text) + offset
+    return planned.size_bytes
+
+
+class Placer:
+    """Writes a planned file in any order, also from several processes.
+
+    Args:
+        descriptor: an empty file; its position is neither used nor moved.
+        planned: what the file will be.
+    """
+
+    def __init__(self, descriptor: int, planned: Plan) -> None:
+        self._descriptor = descriptor
+        self._plan = planned
+        self._at = {name: info.start for name, info in planned.tensors.items()}
+        _write_at(descriptor, planned.header, 0)
+
+    def append(self, name: str, data: bytes | memoryview) -> None:
+        """Write the next bytes of a tensor; ValueError beyond its end."""
+        self._at[name] = self._put(name, data, self._at[name])
+
+    def put(self, name: str, start: int, data: bytes | memoryview) -> None:
+        """Write bytes of a tensor from its byte ``start`` on; ValueError beyond its end."""
+        self._put(name, data, self._plan.tensors[name].start + start)
+
+    def _put(self, name: str, data: bytes | memoryview, position: int) -> int:
+        end = position + len(data)
+        if end > self._plan.tensors[name].end:
+            raise ValueError(f"{name!r} takes no bytes beyond byte {self._plan.tensors[name].end}")
+        _write_at(self._descriptor, data, position)
+        return end
+
+
+def _write_at(descriptor: int, data: bytes | memoryview, position: int) -> None:
+    rest = memoryview(data)
+    while rest:  # a write may take a part
+        written = os.pwrite(descriptor, rest, position)
+        rest, position = rest[written:], position + written
 
 
 def parse(data: Readable) -> tuple[dict[str, TensorInfo], dict[str, str]]:

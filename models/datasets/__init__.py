@@ -1,6 +1,6 @@
-"""Datasets: the files that people send, and the one prepared form that evaluation reads.
+"""Datasets: the files that people send, and the one form that evaluation reads.
 
-A file of any known format becomes a canonical tensor file (see `models.datasets.prepared`), whose
+A file of any known format becomes a canonical tensor file (see `models.datasets.decoded`), whose
 SHA-256 is the digest of the dataset. Nothing in this package imports torch.
 """
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from models.datasets.sniffing import HEAD_BYTES, sniff
 
 if TYPE_CHECKING:
+    from models.datasets.decoded import Dataset
     from models.datasets.ingestion import ingest
-    from models.datasets.prepared import Dataset
 
 __all__ = ["HEAD_BYTES", "Dataset", "ingest", "sniff"]
 
-_MODULES = {"Dataset": "models.datasets.prepared", "ingest": "models.datasets.ingestion"}
+_MODULES = {"Dataset": "models.datasets.decoded", "ingest": "models.datasets.ingestion"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from models.spec import SpecError
+from models.tensorfile import Readable
 
 CHUNK_BYTES = 2**20
+MAX_MAPPED_BYTES = 2**30
 
 
 class Source:
     """An open file, of which slices are read at any offset.
 
-    It is not mapped: the reader's address space is limited, and a file may be larger than that.
+    It is not mapped as a whole: the reader's address space is limited, and a file may be larger.
 
     Args:
         descriptor: readable and seekable; its position is neither used nor moved.
@@ -41,6 +44,12 @@ class Source:
         if len(data) != count:
             raise bad_file(f"the file ends at byte {start + len(data)}, inside what it announces")
         return data
+
+    def mapped(self) -> Readable:
+        """The same bytes, mapped up to `MAX_MAPPED_BYTES`: small slices come faster."""
+        if not 0 < len(self) <= MAX_MAPPED_BYTES:
+            return self
+        return mmap.mmap(self._descriptor, len(self), access=mmap.ACCESS_READ)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
         """The bytes from ``start`` to ``end``, at most `CHUNK_BYTES` at a time."""
@@ -77,19 +86,6 @@ class Array:
             rest = data[whole:]
             if whole:
                 yield np.frombuffer(data, self.dtype, whole // self.dtype.itemsize)
-
-
-class ArrayFile(Protocol):
-    """What the target of a format in the catalog gives when called with a `Source`.
-
-    Calling it reads and checks whatever describes the arrays and none of their elements; SpecError
-    (pointer ``/file``) says what is wrong.
-    """
-
-    @property
-    def arrays(self) -> Mapping[str, Array]:
-        """By name."""
-        ...
 
 
 def bad_file(detail: str) -> SpecError:

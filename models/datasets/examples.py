@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.datasets.arrays import Array, bad_file
-from models.tensorfile import DTYPE_NAMES, TensorSource
+from models.tensorfile import DTYPE_NAMES
 
 MAX_AXES = 32
 
@@ -37,29 +37,27 @@ def check(x: Array) -> None:
             f"{MAX_AXES - 1} more describe one, such as (N, features) or (N, channels, height, "
             "width)"
         )
-    if x.shape[0] == 0:
-        raise bad_file("x holds no examples; at least one is needed")
     if 0 in x.shape:
         raise bad_file(f"x has shape {list(x.shape)}: an example would hold no values")
     if x.dtype.name not in PREPARED_DTYPES:
         raise bad_file(f"x has dtype {x.dtype}; taken are {', '.join(PREPARED_DTYPES)}")
 
 
-def prepared(x: Array) -> TensorSource:
-    """The examples as the prepared form holds them; reads them while it is written.
+def stored_dtype(x: Array) -> str:
+    """The format's dtype that the elements of an array that passed `check` are stored as."""
+    return DTYPE_NAMES[np.dtype(PREPARED_DTYPES[x.dtype.name]).newbyteorder("<")]
+
+
+def prepared(x: Array) -> Iterator[memoryview]:
+    """The bytes of the examples as they are stored, piece by piece.
 
     Args:
         x: an array that passed `check`.
 
-    Returns:
-        A source whose chunks raise SpecError, naming the example, at a value that is not finite
-        or does not fit into float32.
+    Raises:
+        SpecError: a value is not finite or does not fit into float32; names the example.
     """
     dtype = np.dtype(PREPARED_DTYPES[x.dtype.name]).newbyteorder("<")
-    return TensorSource(dtype=DTYPE_NAMES[dtype], shape=x.shape, chunks=_converted(x, dtype))
-
-
-def _converted(x: Array, dtype: np.dtype[Any]) -> Iterator[memoryview]:
     done = 0
     for chunk in x.chunks():
         if x.dtype.kind == "b":

@@ -15,12 +15,11 @@ import numpy as np
 
 from models.datasets.arrays import Array, bad_file
 from models.spec import SpecError
-from models.tensorfile import DTYPE_NAMES, TensorSource
 
 MAX_VALUES = 32_768
 MAX_NAME_LETTERS = 256
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,7 @@ class Survey:
         names: the values as people read them, in the same order.
         first: int64, index of the first example with each.
         counts: int64, number of examples with each.
+        of_rows: the examples are the rows of a table, which people count from 1.
     """
 
     name: str
@@ -40,6 +40,13 @@ class Survey:
     names: tuple[str, ...]
     first: np.ndarray[Any, Any]
     counts: np.ndarray[Any, Any]
+    of_rows: bool = False
+
+    def place(self, index: int) -> str:
+        """Where the label of an example stands, for a sentence."""
+        if self.of_rows:
+            return f"row {index + 1}, column {self.name[:100]!r}"
+        return f"{self.name[:100]}[{index}]"
 
 
 def check(array: Array, *, examples: int) -> None:
@@ -96,8 +103,10 @@ def survey(array: Array) -> Survey:
     return Survey(name=array.name, values=values, names=names, first=first, counts=counts)
 
 
-def codes(array: Array, found: Survey, order: np.ndarray[Any, Any], *, dtype: str) -> TensorSource:
-    """The array as codes; reads it a second time while it is written.
+def codes(
+    array: Array, found: Survey, order: np.ndarray[Any, Any], *, dtype: str
+) -> Iterator[memoryview]:
+    """The array as codes, piece by piece; reads it a second time.
 
     Args:
         array: the array that was surveyed.
@@ -105,12 +114,63 @@ def codes(array: Array, found: Survey, order: np.ndarray[Any, Any], *, dtype: st
         order: int64, the code of each of the survey's values.
         dtype: numpy's name of the integers to write.
     """
-    wanted = np.dtype(dtype).newbyteorder("<")
-    table = order.astype(wanted)
-    chunks = (
-        table[np.searchsorted(found.values, chunk)].view(np.uint8).data for chunk in _labels(array)
-    )
-    return TensorSource(dtype=DTYPE_NAMES[wanted], shape=array.shape, chunks=chunks)
+    table = order.astype(np.dtype(dtype).newbyteorder("<"))
+    for chunk in _labels(array):
+        yield table[np.searchsorted(found.values, chunk)].view(np.uint8).data
+
+
+def check_matrix(array: Array, *, examples: int) -> None:
+    """Raise SpecError unless the array can be a multilabel task's labels; reads no element."""
+    name, shape = array.name[:100], array.shape
+    if len(shape) != 2 or shape[0] != examples or shape[1] == 0:
+        raise bad_file(
+            f"{name} has shape {list(shape)}, but a multilabel task of {examples} examples has one "
+            f"column a label, shape ({examples}, labels)"
+        )
+    if shape[1] > MAX_VALUES:
+        raise bad_file(f"{name} has {shape[1]} labels; at most {MAX_VALUES} are taken")
+    if array.dtype.kind not in "biu":
+        raise bad_file(f"{name} has dtype {array.dtype}; give 0 and 1 as integers or booleans")
+
+
+def names_of_labels(array: Array, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of a multilabel task's labels: those that are given, else their indices.
+
+    Raises:
+        SpecError: other names are given than there are labels.
+    """
+    count = array.shape[1]
+    if given is None:
+        return tuple(map(str, range(count)))
+    if len(given) != count:
+        raise SpecError(
+            f"classes names {len(given)} labels, but {array.name[:100]} has {count} columns",
+            pointer="/classes",
+        )
+    return tuple(given)
+
+
+def matrix(array: Array) -> Iterator[np.ndarray[Any, Any]]:
+    """A multilabel task's labels, uint8 ``(n, L)`` at a time.
+
+    Raises:
+        SpecError: an element is neither 0 nor 1; names it.
+    """
+    width, done, rest = array.shape[1], 0, np.empty(0, np.uint8)
+    for chunk in array.chunks():
+        values = np.not_equal(chunk.view(np.uint8), 0) if array.dtype.kind == "b" else chunk
+        wrong = np.logical_and(values != 0, values != 1)
+        if wrong.any():
+            at = done + int(wrong.argmax())
+            raise bad_file(
+                f"{array.name[:100]}[{at // width}, {at % width}] is {values[at - done]}; a "
+                "multilabel task's labels are 0 and 1"
+            )
+        done += len(values)
+        joined = np.concatenate([rest, values.astype(np.uint8)])
+        whole = len(joined) - len(joined) % width
+        rest = joined[whole:]
+        yield joined[:whole].reshape(-1, width)
 
 
 def classes_of(
@@ -134,7 +194,7 @@ def classes_of(
                 pointer="/classes",
             )
         return found.names, np.arange(len(found.names))
-    if found.values.dtype.kind == "i" and not all(map(_INTEGER.fullmatch, given)):
+    if found.values.dtype.kind == "i" and not all(map(INTEGER.fullmatch, given)):
         known = {str(index): index for index in range(len(given))}
         right = f"0 to {len(given) - 1}, an index into classes"
     else:
@@ -143,7 +203,7 @@ def classes_of(
     for name, first in zip(found.names, found.first, strict=True):
         if name not in known:
             raise SpecError(
-                f"{found.name}[{first}] is {name!r}; it must be {right}", pointer="/classes"
+                f"{found.place(int(first))} is {name!r}; it must be {right}", pointer="/classes"
             )
     return tuple(given), np.array([known[name] for name in found.names], np.int64)
 

@@ -13,11 +13,18 @@ import numpy as np
 from numpy.lib import format as npy
 
 from models import ziparchive
+from models.datasets import arrayfiles
 from models.datasets.arrays import Array, Source, bad_file
+from models.datasets.intake import Found, Intake
 from models.ziparchive import Member, ZipError
 
 MAX_HEADER_BYTES = 10_000
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def take(intake: Intake) -> Found:
+    """Make a dataset of such a file; see `models.datasets.intake`."""
+    return arrayfiles.take(NpzFile(intake.source).arrays, intake)
 
 
 class NpzFile:

@@ -1,90 +1,132 @@
-"""The prepared form: one canonical tensor file a dataset, written once and mapped after that.
+"""The prepared form: what the first part of a chain of transforms makes of a dataset, once.
 
-It holds the tensors ``x`` (N, ...), ``y`` int64 (N,) and, for each group, ``groups.<name>`` int32
-(N,), and in its metadata, as canonical JSON, ``classes`` (names in index order) and ``groups``
-(for each its values in the order of the codes). Its SHA-256 is the dataset's digest: equal
-examples, labels, classes and groups give equal bytes, whatever format they came in.
+A table becomes float32 numbers and images get their geometry; the arithmetic that follows is done
+on each batch. It is a canonical tensor file with the one tensor ``x``, made from a decoded dataset
+by as many threads as there are cores, and mapped after that. A dataset to which nothing of that
+kind is to be done is its own prepared form.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
 from models import tensorfile
-from models.canonical import canonical_json, strict_json
-from models.datasets.arrays import bad_file
-from models.tensorfile import TensorFileError, TensorSource
+from models.canonical import digest
+from models.datasets.decoded import Dataset
+from models.tensorfile import DTYPE_NAMES, Placer
+from models.transforms import ExampleType, Transform
 
-_PREFIX = "groups."
-_MAX_NAMES_BYTES = tensorfile.MAX_HEADER_BYTES // 4  # quotes double when JSON stands inside JSON
+VERSION = 1  # raise it whenever equal input could be prepared differently
+
+_CHUNK_BYTES = 2**24
 
 
-def write(
-    stream: BinaryIO,
+def is_prepared(dataset: Dataset, transforms: Sequence[Transform]) -> bool:
+    """Whether the dataset is its own prepared form.
+
+    Args:
+        transforms: those of a chain that prepare a dataset.
+    """
+    return not transforms and dataset.columns is None and dataset.sizes is None
+
+
+def image_backend() -> str:
+    """What resizes images, with its version: another one may differ by a level."""
+    return f"Pillow {version('pillow')}"
+
+
+def key(dataset_digest: str, transforms: Iterable[Mapping[str, Any]]) -> str:
+    """The name of a prepared form: lower-case SHA-256 hex.
+
+    Args:
+        transforms: those that prepare it, on the wire's form with every default filled in.
+    """
+    named = [dict(one) for one in transforms]
+    return digest([VERSION, dataset_digest, named, image_backend()])
+
+
+def prepare(
+    dataset: Dataset,
+    transforms: Sequence[Transform],
+    made: ExampleType,
+    descriptor: int,
     *,
-    x: TensorSource,
-    y: TensorSource,
-    classes: Sequence[str],
-    groups: Mapping[str, tuple[TensorSource, Sequence[str]]],
-) -> int:
-    """Write one dataset and return its size in bytes.
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Write the prepared form.
 
     Args:
-        stream: takes the bytes.
-        x: examples, (N, ...).
-        y: class indices, I64 (N,).
-        classes: names in index order.
-        groups: codes, I32 (N,), and the values they stand for, by the name of the group.
+        transforms: those of a chain that prepare a dataset.
+        made: what they make of an example.
+        descriptor: an empty file.
+        progress: called with the number of examples done.
 
     Raises:
-        SpecError: the names of classes and groups take too much space, or whatever a source says.
+        SpecError: a value cannot be transformed; names its row.
+        OSError: the disk is full or fails.
     """
-    values = {name: list(names) for name, (_, names) in groups.items()}
-    metadata = {"classes": canonical_json(list(classes)), "groups": canonical_json(values)}
-    if sum(map(len, metadata.values())) > _MAX_NAMES_BYTES:
-        raise bad_file(
-            "the names of classes and group values take more than "
-            f"{_MAX_NAMES_BYTES} bytes together; give shorter ones"
-        )
-    tensors = {"x": x, "y": y} | {_PREFIX + name: codes for name, (codes, _) in groups.items()}
-    return tensorfile.write(
-        stream, tensors, metadata={name: text.decode() for name, text in metadata.items()}
-    )
+    shape = tuple(length for length in made.shape if length is not None)
+    dtype = np.dtype(made.dtype).newbyteorder("<")
+    planned = tensorfile.plan({"x": (DTYPE_NAMES[dtype], (len(dataset), *shape))}, metadata={})
+    out = Placer(descriptor, planned)
+    parts = _rows if dataset.columns is not None else _images
+    done = 0
+    for part in parts(dataset, transforms):
+        out.append("x", np.ascontiguousarray(part, dtype).reshape(-1).view(np.uint8).data)
+        done += len(part)
+        progress(done)
 
 
-class Dataset:
-    """A prepared dataset, mapped: opening it reads its header, slicing it gives views.
+def open_prepared(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
+    """Map a prepared form: the examples ``(N, ...)`` of the dtype that the chain gives."""
+    arrays, _ = tensorfile.open_arrays(path)
+    x: np.ndarray[Any, Any] = arrays["x"]
+    return x
 
-    Attributes:
-        x: (N, ...), uint8, int8, int16, int32, int64 or float32, all values finite.
-        y: int64 (N,), each in ``[0, len(classes))``.
-        classes: names in index order.
-        groups: by name: int32 (N,) codes, and the values that they are indices into.
 
-    Args:
-        path: a file that `write` wrote; it is named by its digest and taken at its word.
+def _rows(dataset: Dataset, transforms: Sequence[Transform]) -> Iterator[np.ndarray[Any, Any]]:
+    from models.transforms import tabular
 
-    Raises:
-        TensorFileError: the file is no such file, or damaged.
-        OSError: it cannot be opened.
-    """
+    columns = dataset.columns or ()
+    step = max(1, _CHUNK_BYTES // (8 * max(1, len(columns))))
+    for first in range(0, len(dataset), step):
+        rows = dataset.x[first : first + step]
+        yield tabular.apply(transforms, rows, columns, first=first)
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        arrays, metadata = tensorfile.open_arrays(path)
-        try:
-            self.x: Final[np.ndarray[Any, Any]] = arrays["x"]
-            self.y: Final[np.ndarray[Any, Any]] = arrays["y"]
-            self.classes: Final[tuple[str, ...]] = tuple(strict_json(metadata["classes"]))
-            self.groups: Final[Mapping[str, tuple[np.ndarray[Any, Any], tuple[str, ...]]]] = {
-                name: (arrays[_PREFIX + name], tuple(values))
-                for name, values in strict_json(metadata["groups"]).items()
-            }
-        except KeyError as missing:
-            raise TensorFileError(f"not a prepared dataset: it lacks {missing}") from None
 
-    def __len__(self) -> int:
-        return len(self.x)
+def _images(dataset: Dataset, transforms: Sequence[Transform]) -> Iterator[np.ndarray[Any, Any]]:
+    from models.transforms import geometric
+
+    def one(index: int) -> np.ndarray[Any, Any]:
+        return geometric.apply(transforms, images[index])
+
+    images = Images(dataset)
+    threads = len(os.sched_getaffinity(0))
+    step = 64 * threads
+    with ThreadPoolExecutor(threads) as pool:  # Pillow works outside of the interpreter's lock
+        for first in range(0, len(dataset), step):
+            yield np.stack(list(pool.map(one, range(first, min(first + step, len(dataset))))))
+
+
+class Images:
+    """The images of a dataset one by one, (C, H, W), whether they are of one size or not."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._x = dataset.x
+        self._sizes = dataset.sizes
+        if self._sizes is not None:
+            ends = np.cumsum(np.prod(self._sizes.astype(np.int64), axis=1))
+            self._starts = np.concatenate([[0], ends])
+
+    def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
+        if self._sizes is None:
+            image: np.ndarray[Any, Any] = self._x[index]
+            return image
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._x[start:end].reshape(self._sizes[index])

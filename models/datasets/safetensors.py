@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 
 from models import tensorfile
+from models.datasets import arrayfiles
 from models.datasets.arrays import Array, Source, bad_file
+from models.datasets.intake import Found, Intake
+
+
+def take(intake: Intake) -> Found:
+    """Make a dataset of such a file; see `models.datasets.intake`."""
+    return arrayfiles.take(SafetensorsFile(intake.source).arrays, intake)
 
 
 class SafetensorsFile:

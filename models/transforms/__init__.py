@@ -1,17 +1,22 @@
 """The deterministic transforms: the only ones that a dataset or an evaluation can name.
 
 Each is a frozen dataclass of its parameters that also says, without torch, what it makes of an
-example's shape and dtype, so that a mismatch with a network is found before a job exists. The
-computation on batches stands in `models.transforms.elementwise`.
+example's type, so that a mismatch with a network is found before a job exists.
+
+A chain runs in two places. What a table or the geometry of an image needs comes first and is done
+once, when the dataset is prepared (`tables` and `tabular`, `images` and `geometric`: NumPy and
+Pillow, no torch). The arithmetic after it (declared here, computed in `elementwise`) is done on
+each batch, on the device.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from models.layouts import OpenShape
-from models.parameters import parameter
+from models.parameters import Parameters, parameter
 from models.spec import SpecError
 
 # Beyond these float32 overflows, or rounds to zero, in what comes after.
@@ -19,16 +24,74 @@ LARGEST, SMALLEST = 1e30, 1e-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a table, as far as transforms are concerned.
+
+    Attributes:
+        text: it holds texts, and not numbers.
+        missing: some of its cells are empty.
+    """
+
+    name: str
+    text: bool = False
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleType:
-    """Shape (without the batch axis) and dtype (numpy's name) of one example."""
+    """What one example is.
+
+    Attributes:
+        shape: without the batch axis; None for a length that differs between examples.
+        dtype: numpy's name.
+        columns: of a table, whose shape is then ``(len(columns),)`` and whose dtype is float64;
+            None for everything else.
+    """
 
     shape: OpenShape
     dtype: str
+    columns: tuple[Column, ...] | None = None
+
+    def prepared(self) -> ExampleType:
+        """The type of an example once its dataset is prepared: a table becomes float32 numbers.
+
+        Raises:
+            SpecError: there are texts or missing cells left, or examples differ in shape.
+        """
+        if self.columns is not None:
+            for one in self.columns:
+                if one.text or one.missing:
+                    what = "holds text" if one.text else "has missing cells"
+                    cure = "one_hot" if one.text else "impute"
+                    raise SpecError(
+                        f"column {one.name[:100]!r} {what}: add the transform {cure}, or leave it "
+                        "out of features"
+                    )
+            return ExampleType(shape=self.shape, dtype="float32")
+        if None in self.shape:
+            raise SpecError("the images differ in size: add the transform resize")
+        return self
+
+
+class Transform(Parameters, Protocol):
+    """What every transform offers.
+
+    Attributes:
+        on_host: it belongs to the part of a chain that is done when the dataset is prepared.
+    """
+
+    on_host: ClassVar[bool]
+
+    def output(self, example: ExampleType) -> ExampleType:
+        """What comes out of such an example; SpecError where it cannot be taken."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToFloat:
     """Convert to float32 and scale."""
+
+    on_host: ClassVar[bool] = False
 
     scale: float | None = parameter(
         summary=(
@@ -49,6 +112,8 @@ class ToFloat:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalize:
     """Subtract a mean and divide by a deviation, one for all or one an entry of the first axis."""
+
+    on_host: ClassVar[bool] = False
 
     mean: tuple[float, ...] = parameter(
         summary="One number, or one for each entry of the first axis (channel or column).",
@@ -90,10 +155,49 @@ class Normalize:
 class Flatten:
     """Make one axis of all axes of an example."""
 
+    on_host: ClassVar[bool] = False
+
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
         lengths = [length for length in example.shape if length is not None]
         return ExampleType(shape=(math.prod(lengths),), dtype=example.dtype)
 
 
-Transform = ToFloat | Normalize | Flatten
+_LARGEST = 3.4028234663852886e38  # the largest finite float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """Replace what lies beyond a bound by the bound."""
+
+    on_host: ClassVar[bool] = False
+
+    minimum: float | None = parameter(
+        summary="Smaller values become this; null leaves them.",
+        default=None,
+        type=["number", "null"],
+        minimum=-_LARGEST,
+        maximum=_LARGEST,
+    )
+    maximum: float | None = parameter(
+        summary="Larger values become this; null leaves them.",
+        default=None,
+        type=["number", "null"],
+        minimum=-_LARGEST,
+        maximum=_LARGEST,
+    )
+
+    def __post_init__(self) -> None:
+        if self.minimum is None and self.maximum is None:
+            raise SpecError("clip needs minimum, maximum or both", pointer="/minimum")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise SpecError(
+                f"maximum must be at least minimum ({self.minimum:g}), got {self.maximum:g}",
+                pointer="/maximum",
+            )
+
+    def output(self, example: ExampleType) -> ExampleType:
+        """What comes out of such an example; SpecError where it cannot be taken."""
+        if example.dtype != "float32":
+            raise SpecError(f"clip takes float32, got {example.dtype}: put to_float before it")
+        return example

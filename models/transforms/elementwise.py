@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from models.catalog import TRANSFORMS
-from models.transforms import Flatten, Normalize, ToFloat, Transform
+from models.transforms import Clip, Flatten, Normalize, ToFloat, Transform
 
 
 def to_float(batch: Tensor, parameters: ToFloat) -> Tensor:
@@ -56,6 +56,24 @@ def normalize(batch: Tensor, parameters: Normalize) -> Tensor:
     return (batch - mean) / std
 
 
+def clip(batch: Tensor, parameters: Clip) -> Tensor:
+    """Replace what lies beyond a bound by the bound.
+
+    Args:
+        batch: float32, ``(N, ...)``.
+        parameters: bounds, rounded to float32.
+
+    Returns:
+        float32, same shape. A value that equals a bound keeps its bits, also -0.0 at the bound 0.0,
+        of which torch's ``clamp`` leaves open what it becomes.
+    """
+    for bound, beyond in ((parameters.minimum, torch.lt), (parameters.maximum, torch.gt)):
+        if bound is not None:
+            limit = torch.tensor(bound, dtype=torch.float32, device=batch.device)
+            batch = torch.where(beyond(batch, limit), limit, batch)
+    return batch
+
+
 def flatten(batch: Tensor, parameters: Flatten) -> Tensor:
     """Make one axis of all axes of an example: ``(N, ...)`` becomes ``(N, M)``, same dtype."""
     return batch.reshape(len(batch), math.prod(batch.shape[1:]))
@@ -80,4 +98,5 @@ def apply(transforms: Sequence[Transform], batch: Tensor) -> Tensor:
 @cache
 def _functions() -> dict[type[Any], Callable[[Tensor, Any], Tensor]]:
     entries = (TRANSFORMS[name] for name in TRANSFORMS)
-    return {entry.parameters: entry.load() for entry in entries}
+    kinds = {cast("type[Transform]", entry.parameters): entry for entry in entries}
+    return {kind: entry.load() for kind, entry in kinds.items() if not kind.on_host}

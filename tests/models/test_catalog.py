@@ -151,7 +151,7 @@ def test_a_component_is_read_from_the_wire_and_written_back():
         ({"name": "digits\n"}, "/name"),
         ({"name": "x" * 129}, "/name"),
         ({"split": "tset"}, "/split"),
-        ({"task": "multilabel"}, "/task"),
+        ({"task": "regression"}, "/task"),
         ({"classes": ("a",)}, "/classes"),
         ({"classes": ("a", "a")}, "/classes"),
         ({"classes": ("a", "")}, "/classes/1"),

@@ -1,5 +1,6 @@
 """Ingestion of whole, well-meant files: values, labels, classes, groups, digests, refusals."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -12,10 +13,10 @@ import pytest
 import safetensors.numpy
 
 from models import tensorfile
-from models.datasets import HEAD_BYTES, Dataset, ingest, sniff
-from models.datasets.prepared import write
+from models.datasets import HEAD_BYTES, Dataset, decoded, sniff
 from models.spec import Component, DatasetSpec, SpecError
-from models.tensorfile import TensorSource
+from models.tensorfile import Placer, TensorSource
+from tests.models.conftest import accepted, refused
 
 X = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 Y = np.array([0, 1, 2, 1])
@@ -40,39 +41,6 @@ def as_safetensors(**arrays):
 WRITERS = {"npz": npz, "npz compressed": npz_compressed, "safetensors": as_safetensors}
 
 
-@pytest.fixture
-def take(tmp_path):
-    """Ingest bytes; gives the answer, and leaves the prepared file at ``take.path``."""
-
-    def run(data, *, max_examples=1000, max_bytes=10**7, **spec):
-        (tmp_path / "upload").write_bytes(data)
-        request = {
-            "spec": {"name": "d", "split": "test", **spec},
-            "max_examples": max_examples,
-            "max_bytes": max_bytes,
-        }
-        with open(tmp_path / "upload", "rb") as source, open(run.path, "wb") as output:
-            answer = ingest(request, [source.fileno(), output.fileno()])
-        assert json.loads(json.dumps(answer, allow_nan=False)) == answer
-        return answer
-
-    run.path = tmp_path / "prepared"
-    return run
-
-
-def accepted(answer):
-    assert "error" not in answer, answer
-    return answer["dataset"]
-
-
-def refused(answer, *words, pointer="/file"):
-    assert set(answer) == {"error"}, answer
-    for word in words:
-        assert word in answer["error"]["detail"]
-    assert answer["error"]["pointer"] == pointer
-    return answer["error"]["detail"]
-
-
 # --- values
 
 
@@ -87,6 +55,8 @@ def test_a_dataset_holds_the_values_of_its_file(take, writer):
         "class_counts": {"0": 1, "1": 2, "2": 1},
         "groups": {},
         "input": {"kind": "array", "shape": [3, 2], "dtype": "float32"},
+        "duplicates": 0,
+        "transforms": [],
     }
     dataset = Dataset(take.path)
     np.testing.assert_array_equal(dataset.x, X)
@@ -95,10 +65,10 @@ def test_a_dataset_holds_the_values_of_its_file(take, writer):
     assert (len(dataset), dataset.classes, dataset.groups) == (4, ("0", "1", "2"), {})
 
 
-def test_a_prepared_file_is_read_by_the_safetensors_library(take):
+def test_a_decoded_file_is_read_by_the_safetensors_library(take):
     accepted(take(npz(x=X, y=Y, groups=np.array(["b", "a", "b", "b"]))))
     tensors = safetensors.numpy.load_file(take.path)
-    assert set(tensors) == {"x", "y", "groups.groups"}
+    assert set(tensors) == {"x", "y", "hashes", "groups.groups"}
     np.testing.assert_array_equal(tensors["x"], X)
     np.testing.assert_array_equal(tensors["groups.groups"], [1, 0, 1, 1])
     assert tensors["groups.groups"].dtype == np.int32
@@ -354,11 +324,11 @@ def test_limits_are_refused_before_the_data_is_read(take):
     data = bytearray(npz(x=x, y=Y))
     data[2 * 10**6] ^= 1  # the checksum fails if the data is read
     refused(take(bytes(data)), "checksum", "'x.npy'")
-    refused(take(bytes(data), max_examples=3), "x holds 4 examples; at most 3")
-    refused(take(bytes(data), max_bytes=4 * 10**6), "takes 4000032 bytes; at most 4000000")
+    refused(take(bytes(data), max_examples=3), "holds 4 examples; at most 3")
+    refused(take(bytes(data), max_bytes=4 * 10**6), "takes 4000064 bytes decoded; at most 4000000")
 
 
-def test_the_limit_counts_every_byte_of_the_prepared_file(take):
+def test_the_limit_counts_every_byte_of_the_decoded_file(take):
     accepted(take(npz(x=X, y=Y)))
     size = take.path.stat().st_size
     accepted(take(npz(x=X, y=Y), max_bytes=size))
@@ -405,19 +375,40 @@ def test_the_first_bytes_show_the_format(writer):
 
 
 @pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"a,b,label\n1,2,cat\n", "csv"),
+        (b"\xef\xbb\xbfa;b\r\n", "csv"),
+        ("größe\tlabel\n".encode(), "csv"),
+        (b'"a, ""b""\nc",label\n', "csv"),
+        (b",a,label\n", "csv"),
+        (b"PAR1,PARE\n", "csv"),
+        (b"PAR1\x15\x04", "parquet"),
+        (b"\x00" * 257 + b"ustar\x0000", "images"),
+        (b"PK\x03\x04" + bytes(26) + b"cat/1.png", "images"),
+    ],
+)
+def test_the_first_bytes_show_what_tables_and_archives_are(head, name):
+    assert sniff(head) == name
+
+
+@pytest.mark.parametrize(
     ("head", "words"),
     [
         (b"", "empty"),
         (b"\x80\x04\x95", "pickle"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"\x1f\x8b\x08", "gzip"),
+        (gzip.compress(b"a,b,label\n" * 50), "no tar.gz"),
         (b"\x93NUMPY\x01\x00", "numpy.savez"),
-        (b"PAR1", "Parquet"),
-        (b"a,b,label\n1,2,cat\n", "CSV"),
-        (b"hello there\n", "text"),
+        (b"PARE\x20\x00\x00\x00", "encrypted Parquet"),
+        (b"hello there\n", "text without a comma, semicolon or tab"),
+        ("größe,label\n".encode("latin-1")[2:], "another encoding than UTF-8"),
+        ("a,b,label\n".encode("utf-16"), "UTF-16"),
+        ("a,b,label\n".encode("utf-16-le"), "UTF-16"),
+        ("a,b,label\n".encode("utf-16-be"), "UTF-16"),
         (b'{"x": [1]}', "JSON"),
         (b"\x89PNG\r\n\x1a\n", "image"),
-        (b"\x00" * 257 + b"ustar\x0000", "tar"),
+        (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl", "torch.save"),
         (b"\x00\x01\x02\xfe", "no known format"),
     ],
 )
@@ -455,10 +446,14 @@ INGESTING = (
     + """
 import os, json
 from models.datasets import ingest
-request = {{"spec": {{"name": "d", "split": "test"}}, "max_examples": 10**9, "max_bytes": 10**9}}
+request = {{
+    "spec": {{"name": "d", "split": "test"}}, "max_examples": 10**9, "max_bytes": 10**9,
+    "max_columns": 9, "max_pixels": 9, "processes": 1,
+}}
 import models.datasets.npz
 before = status("VmRSS")
-fds = [os.open({path!r}, os.O_RDONLY), os.open({path!r} + ".out", os.O_WRONLY | os.O_CREAT)]
+fds = [os.open({path!r}, os.O_RDONLY)]
+fds += [os.open({path!r} + end, os.O_WRONLY | os.O_CREAT) for end in (".out", ".scratch")]
 assert ingest(request, fds)["dataset"]["examples"] == 20_000
 assert "torch" not in sys.modules
 print(status("VmHWM") - before)
@@ -475,25 +470,11 @@ def measure(script, path):
     return int(done.stdout)
 
 
-class SparseFile:
-    """Writes a file in which chunks of zeros take no space."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def write(self, data):
-        if len(data) == 10**6:
-            self.file.truncate(self.file.seek(len(data), io.SEEK_CUR))
-        else:
-            self.file.write(data)
-        return len(data)
-
-
 def test_opening_and_reading_a_large_dataset_takes_no_memory_of_its_own(tmp_path):
-    x = TensorSource(dtype="U8", shape=(500_000, 1000), chunks=[bytes(10**6)] * 500)
-    y = TensorSource.of(np.zeros(500_000, np.int64))
+    planned = decoded.plan(x=("U8", (500_000, 1000)), y=(500_000,), classes=["a", "b"], groups={})
     with open(tmp_path / "large", "wb") as file:
-        write(SparseFile(file), x=x, y=y, classes=["a", "b"], groups={})
+        Placer(file.fileno(), planned)
+        file.truncate(planned.size_bytes)  # zeros that take no space
     assert (tmp_path / "large").stat().st_size > 5 * 10**8
     assert measure(OPENING, tmp_path / "large") < 4 * 10**6
 
@@ -504,8 +485,71 @@ def test_ingesting_a_large_file_takes_little_memory(tmp_path):
     assert measure(INGESTING, tmp_path / "large.npz") < 3 * 10**7
 
 
-def test_a_file_that_is_no_prepared_dataset_is_not_opened(tmp_path):
+def test_a_file_that_is_no_decoded_dataset_is_not_opened(tmp_path):
     with open(tmp_path / "other", "wb") as file:
         tensorfile.write(file, {"x": TensorSource.of(X)}, metadata={"a": "b"})
     with pytest.raises(tensorfile.TensorFileError, match="lacks 'y'"):
         Dataset(tmp_path / "other")
+
+
+# --- multilabel, and what examples share
+
+
+def test_the_labels_of_a_multilabel_task_are_a_matrix_of_0_and_1(take):
+    for y in (np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], kind) for kind in "bB?q"):
+        answer = accepted(take(npz(x=X, y=y), task="multilabel"))
+        assert answer["classes"] == ["0", "1", "2"]
+        assert answer["class_counts"] == {"0": 2, "1": 2, "2": 2}
+        assert Dataset(take.path).y.dtype == np.uint8
+        np.testing.assert_array_equal(Dataset(take.path).y, y)
+    named = accepted(take(npz(x=X, y=y), task="multilabel", classes=["a", "b", "c"]))
+    assert named["classes"] == ["a", "b", "c"]
+    assert accepted(take(npz(x=X, y=y[:, :1]), task="multilabel"))["classes"] == ["0"]
+
+
+def test_labels_across_chunks_keep_their_rows(take):
+    y = (np.random.default_rng(0).random((300_000, 7)) < 0.3).astype(np.uint8)
+    x = np.zeros((len(y), 1), np.uint8)
+    accepted(take(npz(x=x, y=y), task="multilabel", max_examples=10**6))
+    np.testing.assert_array_equal(Dataset(take.path).y, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "spec", "words", "pointer"),
+    [
+        (np.array([[0, 1], [1, 2], [0, 0], [1, 1]]), {}, "y[1, 1] is 2", "/file"),
+        (np.array([[0, -1], [1, 0], [0, 0], [1, 1]]), {}, "y[0, 1] is -1", "/file"),
+        (Y, {}, "one column a label, shape (4, labels)", "/file"),
+        (np.zeros((4, 0), int), {}, "one column a label", "/file"),
+        (np.zeros((3, 2), int), {}, "shape [3, 2]", "/file"),
+        (np.zeros((4, 2)), {}, "0 and 1 as integers", "/file"),
+        (np.zeros((4, 2), int), {"classes": ["a"]}, "names 1 labels, but y has 2", "/classes"),
+    ],
+)
+def test_what_is_no_matrix_of_labels_is_refused(take, y, spec, words, pointer):
+    refused(take(npz(x=X, y=y), task="multilabel", **spec), words, pointer=pointer)
+
+
+def test_what_belongs_to_tables_or_images_is_refused_for_arrays(take):
+    for name, value in (("label", "y"), ("features", ["a"]), ("mode", "rgb")):
+        refused(take(npz(x=X, y=Y), **{name: value}), "holds arrays", pointer=f"/{name}")
+
+
+def test_equal_examples_have_equal_hashes_whatever_else_is_in_the_file(take):
+    x = np.stack([X[0], X[1], X[0], X[0]])
+    answer = accepted(take(npz(x=x, y=np.array([0, 1, 2, 0]))))
+    assert answer["duplicates"] == 2
+    one = Dataset(take.path).hashes.tolist()
+    assert one[0] == one[2] == one[3] != one[1]
+    accepted(take(npz_compressed(x=X[::-1], y=Y)))
+    assert Dataset(take.path).hashes.tolist()[-2:] == [one[1], one[0]]
+    accepted(take(npz(x=X.reshape(4, 6), y=Y)))  # the same bytes in another shape
+    assert one[0] not in Dataset(take.path).hashes.tolist()
+
+
+def test_the_hash_of_an_example_is_that_of_its_bytes(take):
+    x = np.arange(4 * 700_000, dtype=np.int32).reshape(4, 700_000)  # larger than a chunk
+    accepted(take(npz(x=x, y=Y), max_bytes=10**8))
+    person = hashlib.blake2b(b"int32 [700000]", digest_size=16).digest()
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8, person=person).digest() for row in x]
+    assert Dataset(take.path).hashes.tobytes() == b"".join(digests)

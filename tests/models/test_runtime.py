@@ -126,6 +126,7 @@ def test_the_policy_is_json_and_follows_the_threads():
         "threads": 1,
         "torch": importlib.metadata.version("torch"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "image_backend": f"Pillow {importlib.metadata.version('pillow')}",
     }
     assert json.loads(json.dumps(one)) == one
     runtime.configure("cpu", 2)

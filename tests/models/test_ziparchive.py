@@ -94,14 +94,64 @@ def test_whatever_can_be_sliced_is_read(tmp_path):
     assert read(memoryview(data)) == CONTENTS
 
 
-def test_names_are_utf8_where_flagged_and_of_the_first_pc_elsewhere():
+def test_names_are_utf8_where_they_can_be_and_of_the_first_pc_elsewhere():
     data = zipped({"aaaa": b"1"})
     assert list(read(data.replace(b"aaaa", b"\x81ber"))) == ["über"]
+    # macOS and the zip command of Linux write UTF-8 and set no flag.
+    assert list(read(data.replace(b"aaaa", "üb".encode() + b"r"))) == ["übr"]
     flagged = patched(data, 6, "<H", 0x0800)
     flagged = patched(flagged, directory_entry(data, b"aaaa") + 8, "<H", 0x0800)
     assert list(read(flagged.replace(b"aaaa", "üb".encode() + b"r"))) == ["übr"]
     with pytest.raises(ZipError, match="not UTF-8"):
         read(flagged.replace(b"aaaa", b"\x81ber"))
+
+
+def test_type_and_permissions_are_those_that_unix_gave():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for name, mode in (("link", 0o120777), ("plain", 0o100644), ("none", 0)):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16 | 0x20
+            file.writestr(info, b"x")
+    found = ziparchive.members(stream.getvalue())
+    modes = {name: member.mode for name, member in found.items()}
+    assert modes == {"link": 0o120777, "plain": 0o100644, "none": 0}
+
+
+def test_too_many_members_are_refused_before_they_are_listed():
+    data = zipped(CONTENTS)
+    assert len(ziparchive.members(data, max_members=3)) == 3
+    broken = patched(data, data.index(b"PK\x01\x02"), "<B", 0)
+    with pytest.raises(ZipError, match="has 3 members; at most 2"):
+        ziparchive.members(broken, max_members=2)
+    size = len(data) - 22 - data.index(b"PK\x01\x02")
+    assert len(ziparchive.members(data, max_directory_bytes=size)) == 3
+    with pytest.raises(ZipError, match=f"has {size} bytes; at most {size - 1}"):
+        ziparchive.members(broken, max_directory_bytes=size - 1)
+
+
+@pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
+def test_every_bit_of_a_header_counts_but_those_of_version_and_time(stream):
+    data = zipped({"a.txt": b"first" * 50}, compression=zipfile.ZIP_DEFLATED, stream=stream())
+    for at in range(30 + len("a.txt")):
+        for bit in range(8):
+            flipped = patched(data, at, "<B", data[at] ^ 1 << bit)
+            if at in (4, 5, 10, 11, 12, 13):
+                assert read(flipped) == {"a.txt": b"first" * 50}
+            else:
+                with pytest.raises(ZipError):
+                    read(flipped)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_whole_content_is_what_the_stream_gives_or_its_error(compression):
+    data = zipped(CONTENTS, compression=compression)
+    for name, member in ziparchive.members(data).items():
+        assert ziparchive.content(data, member) == CONTENTS[name]
+    at = ziparchive.members(data)["a.txt"].start
+    damaged = patched(data, at, "<B", data[at] ^ 1)
+    with pytest.raises(ZipError, match="member 'a"):
+        ziparchive.content(damaged, ziparchive.members(damaged)["a.txt"])
 
 
 def test_a_name_with_a_zero_byte_is_refused_because_readers_cut_it_there():

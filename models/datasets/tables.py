@@ -1,0 +1,351 @@
+"""Tables, of whatever format, as datasets: columns of labels, groups and features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from models import catalog
+from models.datasets import decoded, labels
+from models.datasets.arrays import bad_file
+from models.datasets.decoded import TableColumn
+from models.datasets.intake import Found, Intake, check_examples, check_size, positive_class_of
+from models.datasets.tablecolumns import Roles, roles_of
+from models.datasets.tablerows import Batch, Rows, decoded_row_bytes
+from models.datasets.tablesummary import Summary, described, summaries
+from models.spec import Component, DatasetSpec, SpecError
+from models.tensorfile import Placer
+from models.transforms import Column, ExampleType, Transform
+from models.transforms.tables import Impute, OneHot, TakesConstants, missing_constants
+from models.transforms.tabular import apply
+
+Texts = Mapping[int, tuple[int, str] | None]
+
+_PROBE_CELLS = 2**19
+
+
+class Table(Protocol):
+    """What a format gives of a file.
+
+    Attributes:
+        names: of all columns, in the file's order.
+        rows: how many the file announces; None where only reading shows it.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all columns."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """How many there are."""
+        ...
+
+    def batches(self, roles: Roles, texts: Texts) -> Iterator[Batch]:
+        """Start reading the columns that have a role anew.
+
+        Args:
+            roles: of the columns.
+            texts: the features that are columns of text, whatever their cells look like.
+
+        Raises:
+            SpecError: the file is damaged, or a cell cannot be read; names its row and column.
+        """
+        ...
+
+
+def take(table: Table, intake: Intake) -> Found:
+    """Make a dataset of a table; needs memory for batches, hashes and a column at a time.
+
+    Raises:
+        SpecError: whatever is wrong with the file or the spec.
+    """
+    spec = intake.spec
+    roles = roles_of(table.names, intake)
+    _check_constants(spec)
+    forced = _texts_by_spec(spec.transforms, roles)
+    if table.rows is not None:
+        check_examples(table.rows, intake)
+        check_size(table.rows * decoded_row_bytes(roles), intake)
+    rows, texts = _gathered(table, roles, forced, intake)
+    check_examples(rows.count, intake)
+    if rows.not_finite:
+        column, (row, value) = min(rows.not_finite.items(), key=lambda item: item[1][0])
+        raise bad_file(
+            f"{roles.place(row, column)} holds {value} as float64; every number must be finite, "
+            "and a missing cell empty"
+        )
+
+    columns = [_column(rows, column, forced) for column in roles.features]
+    numbers = summaries(rows, threads=intake.processes)
+    statistics = described(rows, columns, numbers)
+    components: Sequence[Component] = spec.transforms
+    if spec.split == "train":
+        components = catalog.filled(components, statistics, pointer="/transforms")
+    example = _example(columns)
+    prepared, _ = catalog.divided(components, pointer="/transforms")
+    try:
+        catalog.output_of(components, example, pointer="/transforms")
+    except SpecError as error:
+        raise _located(error, prepared, example, rows, texts) from None
+    _check_cells(prepared, columns, numbers, rows)
+
+    targets = _targets(rows, spec)
+    planned = decoded.plan(
+        x=("F64", (rows.count, len(columns))),
+        y=(rows.count, len(targets.classes)) if roles.multilabel else (rows.count,),
+        classes=targets.classes,
+        groups={found.name: found.names for found, _ in targets.groups.values()},
+        columns=columns,
+    )
+    check_size(planned.size_bytes, intake)
+    out = Placer(intake.output, planned)
+    hashes = _write_features(out, rows, columns)
+    counts = _write_targets(out, rows, targets)
+    return Found(
+        examples=rows.count,
+        classes=targets.classes,
+        positive_class=targets.positive_class,
+        class_counts=dict(zip(targets.classes, counts.tolist(), strict=True)),
+        groups={
+            found.name: dict(zip(found.names, found.counts.tolist(), strict=True))
+            for found, _ in targets.groups.values()
+        },
+        kind="table",
+        example=example,
+        duplicates=decoded.duplicates(hashes),
+        transforms=catalog.resolved(components, pointer="/transforms"),
+        columns=statistics,
+    )
+
+
+def _check_constants(spec: DatasetSpec) -> None:
+    """Refuse transforms whose constants nobody gave, unless this file is to give them."""
+    for index, one in enumerate(catalog.transforms(spec.transforms, pointer="/transforms")):
+        if (
+            isinstance(one, TakesConstants)
+            and one.needs_constants
+            and (one.dataset is not None or spec.split != "train")
+        ):
+            error = missing_constants(spec.transforms[index].name, one.dataset)
+            raise error.under(f"/transforms/{index}")
+
+
+def _texts_by_spec(components: Sequence[Component], roles: Roles) -> Texts:
+    """The features that the constants call text, even if this file's cells look like numbers."""
+    names: set[str] = set()
+    for one in catalog.transforms(components, pointer="/transforms"):
+        if isinstance(one, OneHot):
+            names |= set(one.categories or ())
+        if isinstance(one, Impute):
+            names |= {name for name, value in (one.values or {}).items() if type(value) is str}
+    return {column: None for column in roles.features if roles.names[column] in names}
+
+
+def _gathered(table: Table, roles: Roles, texts: Texts, intake: Intake) -> tuple[Rows, Texts]:
+    """All rows, and the features that turned out to be columns of text.
+
+    Where a column of numbers turns out to be one of text after rows of it were laid aside, the
+    rest is only looked through for more of them, and then all is read a second time.
+    """
+    rows = Rows(intake, roles, frozenset(texts))
+    for batch in table.batches(roles, texts):
+        texts = batch.texts
+        if rows.texts != texts.keys() and rows.count == 0:
+            rows = Rows(intake, roles, frozenset(texts))
+        if rows.texts == texts.keys():
+            rows.add(batch)
+    if rows.texts != texts.keys():
+        return _gathered(table, roles, texts, intake)
+    rows.finish()
+    return rows, texts
+
+
+def _column(rows: Rows, column: int, forced: Texts) -> TableColumn:
+    name, missing = rows.roles.names[column], column in rows.missing
+    texts = tuple(rows.vocabularies[column].codes) if column in rows.texts else ()
+    # A column without any text is one of numbers, as it is in a format without types.
+    categories = texts if texts or column in forced else None
+    return TableColumn(name=name, categories=categories, missing=missing)
+
+
+def _example(columns: Sequence[TableColumn]) -> ExampleType:
+    found = tuple(
+        Column(name=one.name, text=one.categories is not None, missing=one.missing)
+        for one in columns
+    )
+    return ExampleType(shape=(len(found),), dtype="float64", columns=found)
+
+
+def _located(
+    error: SpecError,
+    prepared: Sequence[Transform],
+    example: ExampleType,
+    rows: Rows,
+    texts: Texts,
+) -> SpecError:
+    """The complaint that a chain does not fit, with the cell that it does not fit."""
+    encoded = {name for one in prepared if isinstance(one, OneHot) for name in one.categories or ()}
+    imputed = {name for one in prepared if isinstance(one, Impute) for name in one.values or ()}
+    for column, one in zip(rows.roles.features, example.columns or (), strict=True):
+        if one.text and one.name not in encoded:
+            vocabulary = rows.vocabularies[column]
+            row, text = texts[column] or (vocabulary.first[0], next(iter(vocabulary.codes)))
+            return SpecError(
+                f"{rows.roles.place(row, column)} holds the text {text[:100]!r}: add the transform "
+                "one_hot for columns of text, correct the cell, or leave the column out of "
+                "features",
+                pointer=error.pointer,
+            )
+        if one.missing and one.name not in imputed:
+            return SpecError(
+                f"{rows.roles.place(rows.missing[column][1], column)} is empty: add the transform "
+                "impute for missing cells, or leave the column out of features",
+                pointer=error.pointer,
+            )
+    return error
+
+
+def _check_cells(
+    prepared: Sequence[Transform],
+    columns: Sequence[TableColumn],
+    numbers: Sequence[Summary | None],
+    rows: Rows,
+) -> None:
+    """Refuse a cell that the chain cannot take, such as an unknown category.
+
+    The chain is tried on a few rows that hold the lowest and the highest number of every column,
+    each of its texts, and nothing where a cell is missing: what it does to a cell depends on that
+    cell alone and does not change the order of numbers. Only where one of them is refused all
+    rows are tried, to name the one at fault.
+    """
+    cells = []
+    for one, summary in zip(columns, numbers, strict=True):
+        if summary is None:
+            found = np.arange(len(one.categories or ()), dtype=np.float64)
+        else:
+            found = np.array([summary.low, summary.high])
+        cells.append(np.append(found, [np.nan] * one.missing))
+    count, step = max(map(len, cells)), max(1, _PROBE_CELLS // len(cells))
+    try:
+        for start in range(0, count, step):
+            index = np.arange(start, min(start + step, count))
+            x = np.stack([one[index % len(one)] for one in cells], axis=1)
+            apply(prepared, x, columns, first=0)
+    except SpecError as error:
+        done = 0
+        for x in rows.features():
+            try:
+                apply(prepared, x, columns, first=done)
+            except SpecError as located:
+                raise located.under("/file") from None
+            done += len(x)
+        raise error.under("/file") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Targets:
+    """What the columns of labels and groups hold.
+
+    Attributes:
+        order: of the label column the class of each code; empty for a multilabel task.
+        groups: by column, with the place of each code among the sorted values.
+    """
+
+    classes: tuple[str, ...]
+    positive_class: str | None
+    order: np.ndarray[Any, Any]
+    groups: Mapping[int, tuple[labels.Survey, np.ndarray[Any, Any]]]
+
+
+def _targets(rows: Rows, spec: DatasetSpec) -> _Targets:
+    roles = rows.roles
+    if roles.multilabel:
+        classes = tuple(roles.names[column] for column in roles.labels)
+        order = np.empty(0, np.int64)
+    else:
+        survey, ranks = _survey(rows, roles.labels[0])
+        classes, places = labels.classes_of(survey, spec.classes)
+        order = places[ranks]
+    return _Targets(
+        classes=classes,
+        positive_class=positive_class_of(spec, classes),
+        order=order,
+        groups={column: _survey(rows, column) for column in roles.groups},
+    )
+
+
+def _write_targets(out: Placer, rows: Rows, targets: _Targets) -> np.ndarray[Any, Any]:
+    """Write the groups and ``y``, and return how many rows each class has."""
+    for column, (found, ranks) in targets.groups.items():
+        for codes in rows.codes(column):
+            out.append(decoded.group_tensor(found.name), _bytes(ranks.astype("<i4")[codes]))
+    counts = np.zeros(len(targets.classes), np.int64)
+    if rows.roles.multilabel:
+        for matrix in rows.matrix():
+            out.append("y", _bytes(matrix))
+            counts += matrix.sum(axis=0, dtype=np.int64)
+    else:
+        (label,) = rows.roles.labels
+        for codes in rows.codes(label):
+            out.append("y", _bytes(targets.order.astype("<i8")[codes]))
+        counts[targets.order] = rows.vocabularies[label].counts
+    return counts
+
+
+def _write_features(
+    out: Placer, rows: Rows, columns: Sequence[TableColumn]
+) -> np.ndarray[Any, Any]:
+    """Write ``x`` and ``hashes``, and return the hashes."""
+    # Equal rows of two datasets, whose categories stand in another order, have equal hashes.
+    stand_ins = {
+        index: np.append(_text_hashes(one.categories), np.full(1, np.nan).view(np.uint64))
+        for index, one in enumerate(columns)
+        if one.categories
+    }
+    prints = decoded.Fingerprints(f"table {len(columns)}", 8 * len(columns))
+    hashes = bytearray()
+    for x in rows.features():
+        out.append("x", _bytes(x))
+        hashed = x.view(np.uint64).copy() if stand_ins else x
+        for index, values in stand_ins.items():
+            missing = np.isnan(x[:, index])
+            hashed[:, index] = values[np.where(missing, -1, x[:, index]).astype(np.int64)]
+        hashes += prints.of(_bytes(hashed))
+    out.append("hashes", memoryview(hashes))
+    return np.frombuffer(hashes, "<u8")
+
+
+def _text_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """A hash of each text, uint64."""
+    digests = (hashlib.blake2b(one.encode(), digest_size=8).digest() for one in texts)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _survey(rows: Rows, column: int) -> tuple[labels.Survey, np.ndarray[Any, Any]]:
+    """The distinct values of a column that was read as text, and the rank of each code."""
+    vocabulary = rows.vocabularies[column]
+    texts = list(vocabulary.codes)
+    integers = all(labels.INTEGER.fullmatch(t) and -(2**63) <= int(t) < 2**63 for t in texts)
+    values = np.array(list(map(int, texts)), np.int64) if integers else np.array(texts)
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    survey = labels.Survey(
+        name=rows.roles.names[column],
+        values=values[order],
+        names=tuple(texts[index] for index in order),
+        first=np.array(vocabulary.first)[order],
+        counts=np.array(vocabulary.counts)[order],
+        of_rows=True,
+    )
+    return survey, ranks
+
+
+def _bytes(values: np.ndarray[Any, Any]) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
