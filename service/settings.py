@@ -103,7 +103,14 @@ class Settings:
         4 * 2**30, "Largest upload; a larger one is refused while it streams.", low=1
     )
     max_examples: int = _setting(50_000_000, "Most examples of one dataset.", low=1)
-    max_dataset_bytes: int = _setting(64 * 2**30, "Largest dataset in its prepared form.", low=1)
+    max_dataset_bytes: int = _setting(64 * 2**30, "Largest dataset once it is decoded.", low=1)
+    max_columns: int = _setting(10_000, "Most columns of a table.", low=1)
+    max_image_pixels: int = _setting(2**26, "Most pixels of one image of a dataset.", low=1)
+    prepared_bytes: int = _setting(
+        50 * 2**30,
+        "What prepared datasets may take together; those longest unused go first.",
+        low=0,
+    )
     reader_memory_bytes: int = _setting(
         4 * 2**30,
         "Address space of a child that reads an upload, beside the upload itself.",
@@ -113,7 +120,10 @@ class Settings:
         120.0, "Longest that a child reads one checkpoint.", low=1, high=86400
     )
     decoder_s: float = _setting(
-        3600.0, "Longest that a child decodes one dataset.", low=1, high=86400
+        25.0,
+        "Longest that a dataset of 50 MB is decoded; a larger file has more in proportion.",
+        low=1,
+        high=86400,
     )
     lease_s: float = _setting(
         60.0, "Silence after which a worker's job is retried.", low=2, high=86400

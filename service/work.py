@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
 
@@ -10,7 +11,6 @@ from service.db.connection import open_database
 from service.jobs.doorbell import open_doorbell
 from service.jobs.engines import ChildOptions
 from service.jobs.engines.process import ProcessEngine
-from service.jobs.sandbox import Limits
 from service.jobs.worker import Worker, WorkerOptions
 from service.operations import datasets
 from service.settings import Settings
@@ -21,15 +21,16 @@ def child_options(settings: Settings) -> ChildOptions:
     return ChildOptions(
         data_dir=settings.data_dir,
         threads=settings.threads,
-        max_dataset_examples=settings.max_examples,
-        max_dataset_bytes=settings.max_dataset_bytes,
-        ingestion=Limits(
-            address_space_bytes=settings.reader_memory_bytes,
-            cpu_s=int(settings.decoder_s) + 1,
-            # A file that grows past what a dataset may have is stopped by the kernel.
-            file_bytes=settings.max_dataset_bytes + 2**24,
-            wall_s=settings.decoder_s,
-        ),
+        decoding={
+            "max_examples": settings.max_examples,
+            "max_bytes": settings.max_dataset_bytes,
+            "max_columns": settings.max_columns,
+            "max_pixels": settings.max_image_pixels,
+            "processes": len(os.sched_getaffinity(0)),
+        },
+        decoder_memory_bytes=settings.reader_memory_bytes,
+        decoder_s=settings.decoder_s,
+        prepared_bytes=settings.prepared_bytes,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, request, send_file
 
-from service.api import resources, schemas
+from service.api import bodies, resources, schemas
 from service.api.access import caller
 from service.api.blueprint import Blueprint, once, services
 from service.api.parsing import UPLOAD
@@ -22,12 +22,12 @@ ONE_RANGE = re.compile(r"bytes=\s*([0-9]+-[0-9]*|-[0-9]+)\s*")
 
 
 @blueprint.route("", methods=["POST"], role="evaluator")
-@blueprint.arguments(schemas.CheckpointUploadSchema, location=UPLOAD)
+@blueprint.arguments(bodies.CheckpointUploadSchema, location=UPLOAD)
 @blueprint.no_query
 @blueprint.response(201, resources.CheckpointSchema)
 @blueprint.alt_response(200, schema=resources.CheckpointSchema, description="It is known.")
 def post_checkpoint(
-    wanted: schemas.CheckpointUpload,
+    wanted: bodies.CheckpointUpload,
 ) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Upload a checkpoint
 

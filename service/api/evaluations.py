@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api import schemas
+from service.api import bodies, schemas
 from service.api.access import caller
 from service.api.blueprint import Blueprint, once, services
 from service.api.parsing import JSON_OR_UPLOAD
@@ -18,19 +18,19 @@ job_views(blueprint, kind="evaluation", query=schemas.EvaluationsQuery)
 
 
 @blueprint.route("", methods=["POST"], role="evaluator")
-@blueprint.arguments(schemas.EvaluationRequestSchema, location=JSON_OR_UPLOAD)
+@blueprint.arguments(bodies.EvaluationRequestSchema, location=JSON_OR_UPLOAD)
 @blueprint.arguments(schemas.WaitQuery, location="query")
 @job_response(blueprint)
 @blueprint.doc(
     requestBody={
         "content": {
-            "application/json": {"schema": schemas.EvaluationOfStored},
-            "multipart/form-data": {"schema": schemas.EvaluationOfUpload},
+            "application/json": {"schema": bodies.EvaluationOfStored},
+            "multipart/form-data": {"schema": bodies.EvaluationOfUpload},
         }
     }
 )
 def post_evaluation(
-    wanted: schemas.EvaluationRequest, query: dict[str, Any]
+    wanted: bodies.EvaluationRequest, query: dict[str, Any]
 ) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Evaluate a checkpoint on a dataset
 
@@ -63,3 +63,21 @@ def post_evaluation(
 
     outcome = once(act)
     return posted(outcome["job"], query["wait"], cached=outcome["cached"])
+
+
+@blueprint.route("/<job_id>/verify", methods=["POST"], role="evaluator")
+@blueprint.arguments(schemas.WaitQuery, location="query")
+@job_response(blueprint)
+def verify_evaluation(
+    query: dict[str, Any], job_id: str
+) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Compute an evaluation again and say whether it came out the same
+
+    The new evaluation's ``verification`` says ``identical``, ``within_tolerance`` or ``different``,
+    and which parts of the key have changed since.
+    """
+
+    def act() -> dict[str, Any]:
+        return {"job": evaluations.verify(services(), job_id, caller=caller()).id}
+
+    return posted(once(act)["job"], query["wait"])

@@ -8,6 +8,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from models.canonical import strict_json
 from models.spec import NAME_PATTERN, Component
 
 LABEL_LIMIT = 64
@@ -70,6 +71,22 @@ class Name(Text):
             ),
             **kwargs,
         )
+
+
+class Names(Text):
+    """A name, or several as the text of a JSON list."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not text.startswith("["):
+            return text
+        try:
+            names = strict_json(text)
+        except ValueError as error:
+            raise ma.ValidationError(f"must be a name or a JSON list of names: {error}") from None
+        if not names or not all(isinstance(one, str) for one in names):
+            raise ma.ValidationError("must be a name or a JSON list of names")
+        return names
 
 
 class Object(fields.Dict):

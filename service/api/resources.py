@@ -43,6 +43,9 @@ class JobSchema(Schema):
         allow_none=True,
         metadata={"description": "What came out; null until something did.", "type": "object"},
     )
+    verifies = fields.String(
+        allow_none=True, metadata={"description": "Of an evaluation, the one that it repeats."}
+    )
     cached = fields.Boolean(
         metadata={"description": "An equal evaluation was known; nothing was computed."}
     )
@@ -104,11 +107,47 @@ class DatasetSchema(Schema):
     class_counts = fields.Dict(keys=fields.String(), values=fields.Integer())
     groups = fields.Dict()
     input = fields.Dict()
+    columns = fields.List(
+        fields.Dict(),
+        metadata={"description": "Of a table, its features and their statistics; not in lists."},
+    )
     transforms = fields.List(fields.Dict())
+    sealed = fields.Boolean()
+    duplicates = fields.Integer(
+        metadata={"description": "Examples that equal an earlier one of the same dataset."}
+    )
+    uses = fields.Integer(metadata={"description": "Evaluations on it that succeeded."})
     size_bytes = fields.Integer()
     created_at = time("When its ingestion ended.")
     created_by = fields.String()
     links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class ExampleSchema(Schema):
+    """One example before any transform."""
+
+    dataset = fields.String()
+    index = fields.Integer()
+    target = fields.Raw(metadata={"description": "The class, or the labels that hold."})
+    groups = fields.Dict(keys=fields.String(), values=fields.String())
+    shape = fields.List(fields.Integer())
+    dtype = fields.String()
+    values = fields.Raw(metadata={"description": "Nested lists; of a table by column."})
+
+
+class OverlapSchema(Schema):
+    """What two datasets share."""
+
+    dataset = fields.String()
+    other = fields.String(data_key="with", attribute="with")
+    examples = fields.Integer(metadata={"description": "Of the first, that the other has too."})
+    of = fields.Integer()
+    fraction = fields.Float()
+    indices = fields.List(
+        fields.Integer(),
+        allow_none=True,
+        metadata={"description": "The first of them; null for a sealed dataset, but for admins."},
+    )
 
 
 class DatasetPage(Schema):

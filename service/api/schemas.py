@@ -1,31 +1,23 @@
-"""What requests say: each body once, which checks it, builds the spec and is the document."""
+"""What queries of requests say; their bodies stand in `service.api.bodies`."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, post_load, validate
 
-from checkpoints.store import Draft
-from models.spec import DEVICE_PATTERN, SPLITS, TASKS, Component, DatasetSpec, EvaluationSpec
-from service.api.fields import (
-    Boolean,
-    Float,
-    Integer,
-    Name,
-    Object,
-    Text,
-    Transforms,
-    labels,
-    timeout,
+from models.spec import (
+    SPLITS,
+    TASKS,
 )
-from service.api.parsing import File, FileOrText
+from service.api.fields import (
+    Integer,
+    Text,
+)
 from service.jobs.lifecycle import State
-from service.operations.checkpoints import DECLARED
 from service.operations.jobs import METRIC_SORTS
 from service.operations.listing import Page
 
@@ -130,187 +122,22 @@ class DatasetsQuery(PageQuery):
     task = Text(validate=validate.OneOf(TASKS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointUpload:
-    """An uploaded checkpoint file and what is said of it."""
+class ExampleQuery(Schema):
+    """How one example is shown."""
 
-    file: Draft
-    declaration: dict[str, Any]
-    labels: dict[str, str]
-
-
-class DeclarationSchema(Schema):
-    """What is said of an uploaded checkpoint where its file does not say it."""
-
-    architecture = Text(
-        validate=validate.Length(1, 128), metadata={"description": "A name of the catalog."}
-    )
-    hyperparameters = Object(
-        metadata={"description": "Where the weights do not show them, such as the activation."}
-    )
-    classes = fields.List(Text(validate=validate.Length(1, 256)), validate=validate.Length(2))
-    transforms = Transforms(metadata={"description": "What the network needs done to its input."})
-    key_map = fields.Dict(
-        keys=Text(validate=validate.Length(1, 512)),
-        values=Text(validate=validate.Length(0, 512)),
-        metadata={"description": 'Foreign names to ours by prefix: {"net.0": "layers.0"}.'},
-    )
-
-
-class CheckpointUploadSchema(DeclarationSchema):
-    """A checkpoint file."""
-
-    file = File(required=True, metadata={"type": "string", "format": "binary"})
-    labels = labels()
-
-    @post_load
-    def to_upload(self, data: dict[str, Any], **_: Any) -> CheckpointUpload:
-        """The file apart from what is said of it."""
-        return CheckpointUpload(
-            file=data["file"], declaration=declaration(data), labels=data["labels"]
-        )
-
-
-def declaration(data: dict[str, Any]) -> dict[str, Any]:
-    """The declared fields as JSON values."""
-    said = {name: data[name] for name in DECLARED if name in data}
-    if "transforms" in said:
-        said["transforms"] = [one.to_json() for one in said["transforms"]]
-    return said
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetUpload:
-    """An uploaded dataset file, its spec and the terms of its ingestion."""
-
-    file: Draft
-    spec: DatasetSpec
-    labels: dict[str, str]
-    timeout_s: float | None
-
-
-class DatasetUploadSchema(Schema):
-    """A dataset file."""
-
-    file = File(required=True, metadata={"type": "string", "format": "binary"})
-    name = Name(required=True)
-    split = Text(required=True, validate=validate.OneOf(SPLITS))
-    task = Text(load_default="multiclass", validate=validate.OneOf(TASKS))
     format = Text(
         load_default=None,
-        validate=validate.OneOf(["npz", "safetensors"]),
-        metadata={"description": "Found from the content if it is not said."},
+        validate=validate.OneOf(["png", "json"]),
+        metadata={"description": "By default png for images, json otherwise."},
     )
-    classes = fields.List(
-        Text(), load_default=None, metadata={"description": "In index order; else sorted labels."}
-    )
-    positive_class = Text(
-        load_default=None, metadata={"description": "Of a binary task; the second by default."}
-    )
-    groups = fields.List(
-        Text(validate=validate.Length(1, 128)),
-        load_default=None,
-        validate=validate.Length(max=32),
-        metadata={"description": "Names of the arrays that define slices."},
-    )
-    transforms = Transforms(load_default=list)
-    labels = labels()
-    timeout_s = timeout()
-
-    @post_load
-    def to_upload(self, data: dict[str, Any], **_: Any) -> DatasetUpload:
-        """The file apart from its spec."""
-        file, marks, timeout_s = data.pop("file"), data.pop("labels"), data.pop("timeout_s")
-        listed: Any = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
-        spec = DatasetSpec(**listed)
-        return DatasetUpload(file=file, spec=spec, labels=marks, timeout_s=timeout_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest:
-    """What to evaluate: a stored checkpoint, or one that the request brings."""
+class OverlapQuery(Schema):
+    """With which dataset another one is compared."""
 
-    checkpoint: str | Draft
-    declaration: dict[str, Any]
-    transforms: tuple[Component, ...] | None
-    terms: dict[str, Any]
-    labels: dict[str, str]
-    timeout_s: float | None
-    fresh: bool
-
-    def spec(self, digest: str) -> EvaluationSpec:
-        """The spec, once the checkpoint has a digest."""
-        return EvaluationSpec(checkpoint=digest, transforms=self.transforms, **self.terms)
-
-
-class EvaluationTerms(Schema):
-    """How a checkpoint is evaluated."""
-
-    dataset = Text(
+    other = Text(
         required=True,
+        data_key="with",
         validate=validate.Length(1, 160),
         metadata={"description": "NAME (the latest version) or NAME@VERSION."},
     )
-    batch_size = Integer(load_default=256, validate=validate.Range(1, 65536))
-    device = Text(
-        load_default="auto",
-        validate=validate.Regexp(DEVICE_PATTERN, error="must be auto, cpu, cuda or cuda:N"),
-    )
-    threshold = Float(
-        load_default=None,
-        allow_none=True,
-        validate=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
-        metadata={"description": "Of the positive class's probability; binary tasks only."},
-    )
-    fresh = Boolean(
-        load_default=False, metadata={"description": "Compute again even if the answer is known."}
-    )
-    labels = labels()
-    timeout_s = timeout()
-
-
-class EvaluationOfStored(EvaluationTerms):
-    """Evaluate a stored checkpoint."""
-
-    checkpoint = Text(
-        required=True,
-        validate=validate.Length(1, 128),
-        metadata={"description": "A digest, or a prefix of 8 or more of its digits."},
-    )
-    transforms = Transforms(
-        metadata={"description": "In place of the checkpoint's or the dataset's."}
-    )
-
-
-class EvaluationOfUpload(EvaluationTerms, DeclarationSchema):
-    """Evaluate a checkpoint that comes with the request."""
-
-    checkpoint = File(required=True, metadata={"type": "string", "format": "binary"})
-
-
-class EvaluationRequestSchema(EvaluationTerms, DeclarationSchema):
-    """Either of the two; what belongs to an upload only is an error beside a reference."""
-
-    checkpoint = FileOrText(required=True)
-
-    @post_load
-    def to_request(self, data: dict[str, Any], **_: Any) -> EvaluationRequest:
-        """Sort the fields by what they are about."""
-        said = declaration(data)
-        transforms = None
-        if isinstance(data["checkpoint"], str):
-            said.pop("transforms", None)
-            transforms = tuple(data["transforms"]) if "transforms" in data else None
-            if said:
-                raise ma.ValidationError(
-                    {name: ["belongs to an upload; the checkpoint is stored"] for name in said}
-                )
-        return EvaluationRequest(
-            checkpoint=data["checkpoint"],
-            declaration=said,
-            transforms=transforms,
-            terms={name: data[name] for name in ("dataset", "batch_size", "device", "threshold")},
-            labels=data["labels"],
-            timeout_s=data["timeout_s"],
-            fresh=data["fresh"],
-        )

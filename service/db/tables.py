@@ -91,6 +91,7 @@ datasets = Table(
     Column("created_at", Double, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("job_id", Text),
+    Column("uses", Integer, nullable=False, server_default="0"),  # evaluations that succeeded
     Column("deleted_at", Double),  # a deleted version keeps its number: past results name it
     Index("ix_datasets_content", "digest", "spec_digest"),
     Index("ix_datasets_created", "created_at"),

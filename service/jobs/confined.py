@@ -141,13 +141,14 @@ def _be_child(function: str, limits: Limits, channel: int, descriptors: list[int
 def _confine(limits: Limits, keep: list[int]) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
+    no_other = () if limits.processes else ((resource.RLIMIT_NPROC, 0, 0),)
     for kind, soft, hard in (
         (resource.RLIMIT_AS, limits.address_space_bytes, limits.address_space_bytes),
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NPROC, 0, 0),  # no process and no thread of its own
+        *no_other,
     ):
         _, ceiling = resource.getrlimit(kind)
         if ceiling != resource.RLIM_INFINITY:

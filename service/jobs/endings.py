@@ -17,8 +17,8 @@ from service.jobs.job import Job
 from service.jobs.lifecycle import State
 
 Conclude = Callable[[Connection, Job, dict[str, Any], float], dict[str, Any]]
-"""Called with what an ingestion found and the time, inside the transaction that ends the job:
-writes the dataset down and returns the job's result."""
+"""Called with what a job came to and the time, inside the transaction that ends it: writes down
+what else changes with that and returns the job's result."""
 
 
 class LeaseLost(Exception):
@@ -64,10 +64,11 @@ def _succeed(
     db: Connection, job: Job, result: dict[str, Any], conclude: Conclude, now: float
 ) -> bool:
     key, forward_s = None, 0.0
-    if job.kind == "ingestion":
-        result = conclude(db, job, result, now)
-    elif job.kind == "evaluation":
-        key, forward_s = result["evidence"]["key"], result["timings"]["forward_s"]
+    result = conclude(db, job, result, now)
+    if job.kind == "evaluation":
+        forward_s = result["timings"]["forward_s"]
+        if "verifies" not in job.payload:
+            key = result["evidence"]["key"]
         queued_s = (job.started_at or job.created_at) - job.created_at
         added = {"queued_s": queued_s, "total_s": now - job.created_at}
         result = {**result, "timings": {**result["timings"], **added}}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,26 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.errors import CheckpointError, DamagedBlob, MissingBlob
-from checkpoints.fitting import check_fit
+from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
 from checkpoints.store import LocalStore
 from models import catalog, runtime, tensorfile
 from models import parameters as declared
 from models.datasets import Dataset
 from models.evaluation import EvaluationError, EvaluationReport, evaluate
-from models.evaluation_key import evaluation_key
+from models.evaluation_key import METRIC_VERSION, evaluation_key
 from models.spec import Component, SpecError
-from models.tensorfile import TensorFileError, TensorSource
-from models.transforms import ExampleType, Transform, elementwise
-from service.jobs import sandbox
+from models.tensorfile import TensorSource
+from models.transforms import Transform, elementwise
+from models.verification import verified
+from service.jobs import ingestion
 from service.jobs.engines import ChildOptions, Message, Task, TaskFailed
-
-Report = Callable[[Message], None]
-Array = np.ndarray[Any, Any]
-
-_PROGRESS_S = 0.5
-_KEPT_DATASETS = 4
+from service.jobs.materials import Array, Materials
+from service.jobs.progress import Progress, Report
 
 
 @dataclass(kw_only=True)
@@ -45,15 +40,15 @@ class Context:
     """What a child keeps between tasks.
 
     Attributes:
+        materials: datasets and checkpoints, fetched from the store.
         device: torch's name of the child's own device.
-        datasets: mapped files by digest, the last used last.
         environments: what `models.runtime` says of each device that was used.
     """
 
     options: ChildOptions
     store: LocalStore
+    materials: Materials
     device: str
-    datasets: OrderedDict[str, Dataset] = field(default_factory=OrderedDict)
     environments: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def environment(self, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,7 +81,8 @@ def devices(name: str) -> list[str]:
 def open_context(options: ChildOptions, device: str) -> Context:
     """See `service.jobs.engines.Work.open_context`."""
     runtime.configure(device, options.threads)
-    return Context(options=options, store=LocalStore(options.data_dir), device=device)
+    store = LocalStore(options.data_dir)
+    return Context(options=options, store=store, materials=Materials(store, options), device=device)
 
 
 def hello(context: Context) -> Message:
@@ -114,14 +110,18 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
     """
     began = time.perf_counter()
     device = "cpu" if payload["device"] == "cpu" else context.device
-    dataset = _dataset(payload["dataset_digest"], context)
-    opened = time.perf_counter()
+    dataset = context.materials.dataset(payload["dataset_digest"])
     with _memory_watched(payload, device):
-        manifest, arrays = _checkpoint(payload["checkpoint"], context)
-        transforms = _transforms(manifest, dataset, payload)
+        manifest, arrays = context.materials.checkpoint(payload["checkpoint"])
+        _check_fit(manifest, dataset, payload)
+        loading = time.perf_counter()
         model = _network(manifest, arrays, device)
-        loaded = time.perf_counter()
-        batches = _Batches(dataset.x, transforms, payload["batch_size"], device)
+        load_s = time.perf_counter() - loading
+        x, transforms = context.materials.examples(
+            payload["dataset_digest"], payload["transforms"], report
+        )
+        prepare_s = time.perf_counter() - began - load_s
+        batches = _Batches(x, transforms, payload["batch_size"], device)
         try:
             judged = evaluate(
                 model,
@@ -132,80 +132,54 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
                 positive_class=payload["positive_class"],
                 threshold=payload["threshold"],
                 groups=dataset.groups,
-                progress=_Progress(report, len(dataset)),
+                order=output_order(manifest, task=payload["task"], classes=dataset.classes),
+                progress=Progress(report, len(dataset), "examples"),
             )
         except EvaluationError as error:
             raise TaskFailed(error.reason, error.detail) from error
     policy, environment = context.environment(device)
+    key = evaluation_key(**{name: payload[name] for name in _KEY}, policy=policy)
     evidence = {
-        "key": evaluation_key(
-            checkpoint=payload["checkpoint"],
-            dataset_digest=payload["dataset_digest"],
-            task=payload["task"],
-            positive_class=payload["positive_class"],
-            threshold=payload["threshold"],
-            transforms=payload["transforms"],
-            batch_size=payload["batch_size"],
-            policy=policy,
-        ),
+        "key": key,
         "logits_sha256": judged.logits_sha256,
-        **{name: payload[name] for name in _EVIDENCE},
+        **{name: payload[name] for name in (*_KEY, "dataset", "transforms_from")},
+        "metric_version": METRIC_VERSION,
         "policy": policy,
         "environment": environment,
     }
-    return {
+    result = {
         **judged.to_json(),
         "evidence": evidence,
         "assumed": list(payload["assumed"]),
         "timings": {
-            "prepare_s": opened - began + batches.spent_s,
-            "load_s": loaded - opened,
+            "prepare_s": prepare_s + batches.spent_s,
+            "load_s": load_s,
             "forward_s": judged.forward_s,
             "metrics_s": judged.metrics_s,
         },
         "predictions": _stored_predictions(judged, context.store),
     }
+    if "verifies" in payload:
+        before = context.materials.predictions(payload["verifies"]["predictions"])
+        result["verification"] = verified(payload["verifies"], before, judged, result)
+    return result
 
 
-_EVIDENCE = (
+# What the payload holds of the evaluation key.
+_KEY = (
     "checkpoint",
-    "dataset",
     "dataset_digest",
-    "transforms",
-    "transforms_from",
-    "batch_size",
+    "task",
+    "positive_class",
     "threshold",
+    "transforms",
+    "batch_size",
 )
 
 
 def _ingestion(payload: Mapping[str, Any], context: Context, report: Report) -> dict[str, Any]:
-    """Turn an upload into a prepared dataset in the store, in a limited process."""
-    options = context.options
-    request = {
-        "spec": payload["spec"],
-        "max_examples": options.max_dataset_examples,
-        "max_bytes": options.max_dataset_bytes,
-    }
-    try:
-        upload = open(context.store.upload_path(payload["upload"]), "rb")  # noqa: SIM115
-    except (MissingBlob, FileNotFoundError):
-        raise TaskFailed("missing_blob", "the uploaded file is gone; send it again") from None
-    with upload, context.store.draft() as draft:
-        descriptors = [upload.fileno(), draft.fileno()]
-        try:
-            answer = sandbox.run("models.datasets:ingest", request, descriptors, options.ingestion)
-        except sandbox.SandboxError as error:
-            if error.trace:  # a fault of the decoder, not of the file
-                error.add_note(error.trace)
-                raise
-            detail = f"the file could not be read: {error.detail}"
-            raise TaskFailed("bad_request", detail, pointer="/file") from error
-        if "error" in answer:
-            refusal = answer["error"]
-            raise TaskFailed("bad_request", refusal["detail"], pointer=refusal["pointer"])
-        blob = draft.publish()
-    found = {**answer["dataset"], "digest": blob.digest, "size_bytes": blob.size_bytes}
-    return {"dataset": found}
+    """See `service.jobs.ingestion`."""
+    return ingestion.run(payload, context.options, context.store)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -239,20 +213,6 @@ class _Batches:
             yield batch
 
 
-class _Progress:
-    """Reports how many examples are done, at most twice a second."""
-
-    def __init__(self, report: Report, total: int) -> None:
-        self._report = report
-        self._total = total
-        self._next = time.monotonic() + _PROGRESS_S
-
-    def __call__(self, done: int) -> None:
-        if (now := time.monotonic()) >= self._next:
-            self._next = now + _PROGRESS_S
-            self._report({"done": done, "total": self._total, "unit": "examples"})
-
-
 @contextlib.contextmanager
 def _memory_watched(payload: Mapping[str, Any], device: str) -> Iterator[None]:
     """Say of any kind of memory that ran out that it did, and at which batch size."""
@@ -272,57 +232,19 @@ def _memory_watched(payload: Mapping[str, Any], device: str) -> Iterator[None]:
         ) from error
 
 
-def _dataset(digest: str, context: Context) -> Dataset:
-    kept = context.datasets
-    if digest not in kept:
-        with _readable("the dataset"):
-            context.store.verify(digest)  # once a child: equal keys promise equal answers
-            kept[digest] = Dataset(context.store.path(digest))
-        while len(kept) > _KEPT_DATASETS:
-            kept.popitem(last=False)
-    kept.move_to_end(digest)
-    return kept[digest]
-
-
-def _checkpoint(digest: str, context: Context) -> tuple[Manifest, dict[str, Array]]:
-    with _readable("the checkpoint"):
-        context.store.verify(digest)
-        arrays, metadata = tensorfile.open_arrays(context.store.path(digest))
-        manifest = Manifest.from_metadata(metadata)
-        if manifest is None:
-            raise TensorFileError("it has no manifest")
-    return manifest, arrays
-
-
-@contextlib.contextmanager
-def _readable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (MissingBlob, FileNotFoundError):
-        raise TaskFailed("missing_blob", f"{what} is not in the store any more") from None
-    except (DamagedBlob, TensorFileError, CheckpointError) as error:
-        raise TaskFailed(
-            "damaged_blob", f"{what} is damaged in the store; send the file again"
-        ) from error
-
-
-def _transforms(
-    manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]
-) -> list[Transform]:
+def _check_fit(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]) -> None:
     """Whoever queued the job checked the fit by what the database says; this goes by the files."""
-    components = [Component.from_json(one) for one in payload["transforms"]]
     try:
         check_fit(
             manifest,
             dataset=payload["dataset"],
             task=payload["task"],
             classes=dataset.classes,
-            example=ExampleType(shape=dataset.x.shape[1:], dtype=dataset.x.dtype.name),
-            transforms=components,
+            example=dataset.example,
+            transforms=[Component.from_json(one) for one in payload["transforms"]],
         )
     except SpecError as error:
         raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
-    return catalog.transforms(components, pointer="/transforms")
 
 
 def _network(manifest: Manifest, arrays: Mapping[str, Array], device: str) -> nn.Module:

@@ -61,6 +61,7 @@ class Limits:
         file_bytes: size of a file that it writes.
         wall_s: seconds until it is killed.
         open_files: descriptors at a time.
+        processes: whether it may start threads, and processes under the same limits.
     """
 
     address_space_bytes: int
@@ -68,6 +69,7 @@ class Limits:
     file_bytes: int
     wall_s: float
     open_files: int = 64
+    processes: bool = False
 
 
 class SandboxError(Exception):

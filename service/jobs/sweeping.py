@@ -38,7 +38,7 @@ def sweep(database: Database, store: Store, *, now: float) -> int:
         jobs.c.kind == "ingestion", jobs.c.state.in_((State.QUEUED, State.RUNNING))
     )
     with reading(database) as db:
-        needed = {payload["upload"] for payload in db.scalars(unfinished)}
+        needed = {payload.get("upload") for payload in db.scalars(unfinished)}
     unneeded = [name for name in uploads if name not in needed]
     for name in unneeded:
         store.drop_upload(name)

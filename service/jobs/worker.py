@@ -62,7 +62,7 @@ class Worker:
     Args:
         database: with all migrations applied.
         engine: not started yet; the worker starts and closes it.
-        conclude: writes down what an ingestion found; see `endings.Conclude`.
+        conclude: writes down what else changes with a job's success; see `endings.Conclude`.
         clock: POSIX seconds.
     """
 
@@ -358,7 +358,7 @@ class Worker:
 
     def _clean_up(self, job: Job, state: State) -> None:
         """Drop the uploaded file of an ingestion that will not be tried again."""
-        if job.kind == "ingestion" and ended(state):
+        if "upload" in job.payload and ended(state):
             try:
                 self._store.drop_upload(job.payload["upload"])
             except OSError as error:

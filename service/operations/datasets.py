@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Row, Text, cast, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, select, update
 
 from checkpoints.store import Draft, Store
 from models import catalog
@@ -16,6 +16,7 @@ from models.spec import NAME_PATTERN, DatasetSpec, SpecError
 from service.db.connection import lock_database, reading, writing
 from service.db.tables import datasets
 from service.jobs import queue
+from service.operations import constants
 from service.operations.errors import NotFound
 from service.operations.jobs import timestamp
 from service.operations.listing import Page, select_page
@@ -38,25 +39,88 @@ def register(
     Raises:
         SpecError: the head of the file shows that it cannot be read, or the spec is wrong.
     """
-    transforms = catalog.resolved(spec.transforms, pointer="/transforms")
+    with reading(services.database) as db:
+        components = constants.filled(db, spec.transforms, pointer="/transforms")
+    transforms = catalog.resolved(components, pointer="/transforms")
     request = {**spec.to_json(), "transforms": transforms, "format": _format(draft, spec)}
     upload = draft.keep()
     try:
-        with writing(services.database) as db:
-            job = queue.submit(
-                db,
-                kind="ingestion",
-                request={**request, "source_sha256": draft.sha256},
-                payload={"upload": upload, "spec": request},
-                device="auto",
-                created_by=caller.name,
-                labels=labels,
-                timeout_s=timeout_s,
-                now=services.clock(),
-            )
+        return _queue(
+            services,
+            {**request, "source_sha256": draft.sha256},
+            {"upload": upload, "spec": request},
+            labels=labels,
+            timeout_s=timeout_s,
+            caller=caller,
+        )
     except Exception:
         services.store.drop_upload(upload)
         raise
+
+
+def divide(
+    services: Services,
+    ref: str,
+    *,
+    train: str,
+    validation: str,
+    division: dict[str, Any],
+    labels: dict[str, str],
+    timeout_s: float | None,
+    caller: Caller,
+) -> queue.Job:
+    """Queue an ingestion that makes two datasets of one, for training and for validation.
+
+    Args:
+        division: ``fraction``, ``seed`` and ``stratify``, as `models.datasets.splitting` takes.
+
+    Raises:
+        NotFound: there is no such dataset.
+        SpecError: the two names are one, or the dataset is sealed.
+    """
+    if train == validation:
+        raise SpecError("train and validation must be two names", pointer="/validation")
+    with reading(services.database) as db:
+        row = resolve(db, ref)
+    name = f"{row.name}@{row.version}"
+    if row.spec["sealed"]:
+        raise SpecError(f"{name} is sealed: its examples must not get into a training")
+    common = {key: row.spec[key] for key in ("task", "transforms", "positive_class")}
+    specs = [
+        {**common, "name": part, "split": split, "sealed": False}
+        for part, split in ((train, "train"), (validation, "validation"))
+    ]
+    request = {"dataset": name, "train": train, "validation": validation, **division}
+    payload = {
+        "dataset_digest": row.digest,
+        "division": division,
+        "specs": specs,
+        "found": {**row.details, "positive_class": row.spec["positive_class"]},
+    }
+    return _queue(services, request, payload, labels=labels, timeout_s=timeout_s, caller=caller)
+
+
+def _queue(
+    services: Services,
+    request: dict[str, Any],
+    payload: dict[str, Any],
+    *,
+    labels: dict[str, str],
+    timeout_s: float | None,
+    caller: Caller,
+) -> queue.Job:
+    with writing(services.database) as db:
+        job = queue.submit(
+            db,
+            kind="ingestion",
+            request=request,
+            payload=payload,
+            device="auto",
+            created_by=caller.name,
+            labels=labels,
+            timeout_s=timeout_s,
+            now=services.clock(),
+        )
     services.doorbell.ring("work")
     return job
 
@@ -71,28 +135,44 @@ def _format(draft: Draft, spec: DatasetSpec) -> str:
 def conclude(
     store: Store, db: Connection, job: queue.Job, result: dict[str, Any], now: float
 ) -> dict[str, Any]:
-    """Write down the dataset that an ingestion made, in the transaction that ends the job.
+    """Write down what a job's success changes, in the transaction that ends the job.
 
     Args:
-        result: ``{"dataset": {...}}`` as the ingestion's child reported it.
+        result: as the job's child reported it; for an ingestion ``{"datasets": [...]}``.
 
     Returns:
-        What the job's ``result`` says: ``{"datasets": ["name@version"], "known": bool}``.
+        What the job's ``result`` says; for an ingestion
+        ``{"datasets": ["name@version"], "known": bool}``.
 
     Raises:
         MissingBlob: the same content was deleted since the child found it in the store.
     """
-    found, spec = result["dataset"], job.payload["spec"]
-    identity = {name: spec[name] for name in ("split", "task", "transforms")} | {
-        "positive_class": found["positive_class"]
+    if job.kind == "evaluation":
+        used = update(datasets).where(_is(job.payload["dataset"]))
+        db.execute(used.values(uses=datasets.c.uses + 1))
+        return result
+    lock_database(db)  # versions are counted, and `remove` looks who else has the content
+    made = [_keep(store, db, job, found, now) for found in result["datasets"]]
+    return {
+        "datasets": [name for name, _ in made],
+        "known": all(known for _, known in made),
+    }
+
+
+def _keep(
+    store: Store, db: Connection, job: queue.Job, found: dict[str, Any], now: float
+) -> tuple[str, bool]:
+    """The dataset version with this content and spec, and whether it was there before."""
+    spec = found["spec"]
+    identity = {name: spec[name] for name in ("split", "task", "sealed")} | {
+        name: found[name] for name in ("transforms", "positive_class")
     }
     spec_digest = digest_of(identity)
-    lock_database(db)  # versions are counted, and `remove` looks who else has the content
     named = datasets.c.name == spec["name"]
     same = (datasets.c.digest == found["digest"]) & (datasets.c.spec_digest == spec_digest)
     version = db.scalar(select(datasets.c.version).where(named, same, EXISTS))
     if version is not None:
-        return {"datasets": [f"{spec['name']}@{version}"], "known": True}
+        return f"{spec['name']}@{version}", True
     store.path(found["digest"])
     version = (db.scalar(select(func.max(datasets.c.version)).where(named)) or 0) + 1
     db.execute(
@@ -109,11 +189,17 @@ def conclude(
             job_id=job.id,
         )
     )
-    return {"datasets": [f"{spec['name']}@{version}"], "known": False}
+    return f"{spec['name']}@{version}", False
 
 
 EXISTS = datasets.c.deleted_at.is_(None)
-NOT_DETAILS = ("digest", "size_bytes", "positive_class")
+NOT_DETAILS = ("digest", "size_bytes", "positive_class", "transforms", "spec")
+
+
+def _is(ref: str) -> ColumnElement[bool]:
+    """Whether a row is the version that ``name@version`` names."""
+    name, _, version = ref.rpartition("@")
+    return (datasets.c.name == name) & (datasets.c.version == int(version))
 
 
 def resolve(db: Connection, ref: str) -> Row[Any]:
@@ -137,7 +223,9 @@ def resolve(db: Connection, ref: str) -> Row[Any]:
 def get(services: Services, ref: str) -> dict[str, Any]:
     """One dataset version by reference."""
     with reading(services.database) as db:
-        return body(resolve(db, ref))
+        row = resolve(db, ref)
+    columns = row.details.get("columns")  # of a table there may be thousands: not for lists
+    return body(row) if columns is None else {**body(row), "columns": columns}
 
 
 def search(
@@ -179,6 +267,7 @@ def remove(services: Services, ref: str) -> None:
 def body(row: Row[Any]) -> dict[str, Any]:
     """A dataset version as every answer shows it."""
     ref = f"{row.name}@{row.version}"
+    details = {name: value for name, value in row.details.items() if name != "columns"}
     return {
         "name": row.name,
         "version": row.version,
@@ -187,7 +276,9 @@ def body(row: Row[Any]) -> dict[str, Any]:
         "task": row.spec["task"],
         "positive_class": row.spec["positive_class"],
         "transforms": row.spec["transforms"],
-        **row.details,
+        **details,
+        "sealed": row.spec["sealed"],
+        "uses": row.uses,
         "size_bytes": row.size_bytes,
         "created_at": timestamp(row.created_at),
         "created_by": row.created_by,

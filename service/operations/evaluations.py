@@ -13,12 +13,13 @@ from checkpoints.manifest import Manifest
 from models import catalog
 from models.evaluation_key import evaluation_key
 from models.spec import Component, EvaluationSpec, SpecError
-from models.transforms import ExampleType
+from models.transforms import Column, ExampleType
 from service.db.connection import reading, writing
 from service.db.tables import jobs
 from service.jobs import queue
 from service.jobs.lifecycle import State
-from service.operations import checkpoints, datasets, workers
+from service.operations import checkpoints, constants, datasets, workers
+from service.operations import jobs as jobs_of
 from service.operations.errors import Conflict, NotFound
 from service.operations.services import Caller, Services
 
@@ -74,6 +75,40 @@ def request(
     return job, False
 
 
+def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
+    """Queue the same evaluation again, whose result says whether it came out the same.
+
+    Raises:
+        NotFound: there is no such evaluation.
+        Conflict: it has no result, or what it was computed from is gone.
+    """
+    original = jobs_of.get(services, job_id, kind="evaluation")
+    if original.state != State.SUCCEEDED or original.result is None:
+        raise Conflict(f"evaluation {job_id} is {original.state}: it has no result to verify")
+    for name, what in (("checkpoint", "checkpoint"), ("dataset_digest", "dataset")):
+        if not services.store.exists(original.payload[name]):
+            raise Conflict(f"the {what} of evaluation {job_id} is not in the store any more")
+    payload = {name: value for name, value in original.payload.items() if name != "verifies"}
+    payload["verifies"] = {
+        "evaluation": original.id,
+        **{name: original.result[name] for name in ("evidence", "metrics", "predictions")},
+    }
+    with writing(services.database) as db:
+        job = queue.submit(
+            db,
+            kind="evaluation",
+            request={**original.request, "verifies": original.id},
+            payload=payload,
+            device=original.device,
+            created_by=caller.name,
+            labels=original.labels,
+            timeout_s=original.timeout_s,
+            now=services.clock(),
+        )
+    services.doorbell.ring("work")
+    return job
+
+
 def check_dataset(services: Services, ref: str) -> None:
     """Raise SpecError if a request's dataset does not exist."""
     with reading(services.database) as db:
@@ -94,7 +129,7 @@ def _settled(
     Raises:
         SpecError: the parts do not fit each other, naming the field.
     """
-    payload = _payload(spec, digest, manifest, _dataset(db, spec.dataset))
+    payload = _payload(db, spec, digest, manifest, _dataset(db, spec.dataset))
     live = workers.live(db, now)
     policies = workers.policies(live, spec.device)
     if live and not policies:
@@ -113,28 +148,38 @@ def _dataset(db: Connection, ref: str) -> Row[Any]:
         raise SpecError(error.detail, pointer="/dataset") from None
 
 
+def _example(dataset: Row[Any]) -> ExampleType:
+    """One example of a dataset before any transform."""
+    given, listed = dataset.details["input"], dataset.details.get("columns")
+    columns = listed and tuple(
+        Column(name=one["name"], text=one["kind"] == "text", missing=one["missing"] > 0)
+        for one in listed
+    )
+    return ExampleType(shape=tuple(given["shape"]), dtype=given["dtype"], columns=columns)
+
+
 def _payload(
-    spec: EvaluationSpec, digest: str, manifest: Manifest, dataset: Row[Any]
+    db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest, dataset: Row[Any]
 ) -> dict[str, Any]:
     """All that the child needs, once it is sure that checkpoint and dataset fit each other."""
     task, name = dataset.spec["task"], f"{dataset.name}@{dataset.version}"
-    if spec.threshold is not None and task != "binary":
+    if spec.threshold is not None and task == "multiclass":
         raise SpecError(
-            f"threshold belongs to binary tasks; {name} is {task}", pointer="/threshold"
+            f"threshold belongs to binary and multilabel tasks; {name} is {task}",
+            pointer="/threshold",
         )
-    transforms, transforms_from = _transforms(spec, manifest, dataset)
-    given = dataset.details["input"]
+    transforms, transforms_from = _transforms(db, spec, manifest, dataset)
     check_fit(
         manifest,
         dataset=name,
         task=task,
         classes=dataset.details["classes"],
-        example=ExampleType(shape=tuple(given["shape"]), dtype=given["dtype"]),
+        example=_example(dataset),
         transforms=[Component.from_json(one) for one in transforms],
     )
     stated = {"transforms"} if transforms_from == "request" else set()
     threshold = spec.threshold
-    if threshold is None and task == "binary" and manifest.outputs == 1:
+    if threshold is None and (task == "multilabel" or (task == "binary" and manifest.outputs == 1)):
         threshold = 0.5
     return {
         "checkpoint": digest,
@@ -157,10 +202,11 @@ def _resolved_request(spec: EvaluationSpec, payload: dict[str, Any]) -> dict[str
 
 
 def _transforms(
-    spec: EvaluationSpec, manifest: Manifest, dataset: Row[Any]
+    db: Connection, spec: EvaluationSpec, manifest: Manifest, dataset: Row[Any]
 ) -> tuple[list[dict[str, Any]], str]:
     if spec.transforms is not None:
-        return catalog.resolved(spec.transforms, pointer="/transforms"), "request"
+        components = constants.filled(db, spec.transforms, pointer="/transforms")
+        return catalog.resolved(components, pointer="/transforms"), "request"
     if manifest.transforms is not None:
         return list(manifest.transforms), "checkpoint"
     return dataset.spec["transforms"], "dataset"

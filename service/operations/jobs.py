@@ -101,6 +101,7 @@ def body(job: queue.Job, *, now: float, cached: bool = False) -> dict[str, Any]:
     }
     if not ended(job.state):
         links["cancel"] = f"/v1/jobs/{job.id}/cancel"
+    verifies = {"verifies": job.request.get("verifies")} if job.kind == "evaluation" else {}
     return {
         "id": job.id,
         "kind": job.kind,
@@ -116,6 +117,7 @@ def body(job: queue.Job, *, now: float, cached: bool = False) -> dict[str, Any]:
         "error": _problem(job),
         "request": job.request,
         "result": job.result,
+        **verifies,
         "cached": cached,
         "links": links,
     }
@@ -195,7 +197,7 @@ def cancel(services: Services, job_id: str) -> queue.Job:
         raise Conflict(
             f"the job has ended already: {job.state} at {timestamp(job.finished_at)}"
         ) from None
-    if ended(job.state) and job.kind == "ingestion":
+    if ended(job.state) and "upload" in job.payload:
         services.store.drop_upload(job.payload["upload"])
     services.doorbell.ring("work")
     services.doorbell.ring("news")

@@ -14,7 +14,6 @@ from checkpoints.store import LocalStore
 from service.jobs.engines import ChildOptions, EngineError
 from service.jobs.engines.inline import InlineEngine
 from service.jobs.engines.process import ProcessEngine
-from service.jobs.sandbox import Limits
 
 PATIENCE_S = 30.0
 
@@ -22,15 +21,7 @@ PATIENCE_S = 30.0
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    limits = Limits(address_space_bytes=2**32, cpu_s=10, file_bytes=2**20, wall_s=10.0)
-    return ChildOptions(
-        data_dir=tmp_path,
-        threads=1,
-        max_dataset_examples=1000,
-        max_dataset_bytes=2**20,
-        ingestion=limits,
-        handlers="odd_work",
-    )
+    return ChildOptions(data_dir=tmp_path, threads=1, decoding={}, handlers="odd_work")
 
 
 @pytest.fixture(params=["inline", "process"])
@@ -394,13 +385,8 @@ from pathlib import Path
 import service.jobs.worker
 from service.jobs.engines import ChildOptions
 from service.jobs.engines.process import ProcessEngine
-from service.jobs.sandbox import Limits
 
-limits = Limits(address_space_bytes=2**32, cpu_s=10, file_bytes=2**20, wall_s=10.0)
-options = ChildOptions(
-    data_dir=Path(sys.argv[1]), threads=1, max_dataset_examples=1000, max_dataset_bytes=2**20,
-    ingestion=limits, handlers="odd_work",
-)
+options = ChildOptions(data_dir=Path(sys.argv[1]), threads=1, decoding={}, handlers="odd_work")
 engine = ProcessEngine(options, device="cpu", children=1)
 engine.start()
 while not engine.slots()[0].ready:

@@ -198,7 +198,7 @@ def test_a_binary_task_takes_one_output_and_a_threshold(client):
     answer = client.evaluate(checkpoint=digest, dataset="two", threshold=0.3)
     assert answer.json["result"]["averaging"] == "binary"
     assert answer.json["request"]["threshold"] == 0.3
-    assert_problem(client.evaluate(checkpoint=digest, dataset="points"), 422, "1 outputs")
+    assert_problem(client.evaluate(checkpoint=digest, dataset="points"), 422, "1 output,")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,7 @@ def test_a_binary_task_takes_one_output_and_a_threshold(client):
         ({"device": "tpu"}, "/device", "auto, cpu, cuda"),
         ({"device": "cuda"}, "/device", "no live worker has the device 'cuda'"),
         ({"transforms": [{"name": "flip"}]}, "/transforms/0/name", "known: to_float"),
+        ({"transforms": [{"name": "mixup"}]}, "/transforms/0/name", "only a training can name it"),
         ({"transforms": [{"scale": 1}]}, "/transforms/0/name", "string"),
         ({"transforms": [{"name": "normalize"}]}, "/transforms/0/mean", "required"),
         (
@@ -242,8 +243,8 @@ def test_parts_that_do_not_fit_each_other_are_refused_before_a_job_exists(client
     assert_problem(
         client.evaluate(checkpoint=four, dataset="points"), 422, "4 outputs", "3 classes"
     )
-    named = client.store(classes=json.dumps(["2", "1", "0"]))["digest"]
-    assert_problem(client.evaluate(checkpoint=named, dataset="points"), 422, "another order")
+    named = client.store(classes=json.dumps(["2", "1", "x"]))["digest"]
+    assert_problem(client.evaluate(checkpoint=named, dataset="points"), 422, "extra (1): 'x'")
     integers = np.arange(80, dtype=np.uint8).reshape(40, 2)
     buffer = io.BytesIO()
     np.savez(buffer, x=integers, y=np.arange(40) % CLASSES)
@@ -478,7 +479,7 @@ def test_a_misspelt_dataset_keeps_nothing_of_the_upload(client):
 def test_a_file_that_is_no_dataset_is_refused_at_once_and_a_bad_one_by_its_job(client, services):
     uploads = services.settings.data_dir / "uploads"
     assert_problem(
-        client.upload("/v1/datasets?wait", content=b"a,b\n1,2\n", name="bad", split="test"),
+        client.upload("/v1/datasets?wait", content=b"hello\n", name="bad", split="test"),
         422,
         "npz",
         pointer="/file",

@@ -91,6 +91,10 @@ def test_a_wait_that_is_no_number_of_seconds_is_an_error(client, wait):
             {"name": "a", "split": "test", "transforms": '[{"name": "jitter"}]'},
             "/transforms/0/name",
         ),
+        (
+            {"name": "a", "split": "test", "transforms": '[{"name": "color_jitter"}]'},
+            "/transforms/0/name",
+        ),
         ({"name": "a", "split": "test", "transforms": "{}"}, "/transforms"),
         ({"name": "a", "split": "test", "colour": "red"}, "/colour"),
         ({"name": "a", "split": "test", "labels": '{"a": []}'}, "/labels/a"),

@@ -35,6 +35,9 @@ Task = Mapping[str, Any]
 """``{"id", "kind", "attempt", "payload"}``; the payload holds all that the child needs."""
 
 
+DECODED_BYTES = 50 * 10**6
+
+
 class EngineError(Exception):
     """The engine cannot start; the message is one sentence for whoever started it."""
 
@@ -62,18 +65,32 @@ class ChildOptions:
     Attributes:
         data_dir: root of the content-addressed store.
         threads: torch's threads in one child; part of the numeric policy.
-        max_dataset_examples: bound on an ingested dataset.
-        max_dataset_bytes: bound on an ingested dataset's canonical file.
-        ingestion: limits of the process that decodes an uploaded dataset.
+        decoding: the bounds that `models.datasets.ingest` takes.
+        decoder_memory_bytes: address space of each process that decodes an upload.
+        decoder_s: seconds that decoding a file of `DECODED_BYTES` may take.
+        prepared_bytes: what prepared datasets may take together.
         handlers: the module that does the work; see `Work`.
     """
 
     data_dir: Path
     threads: int
-    max_dataset_examples: int
-    max_dataset_bytes: int
-    ingestion: Limits
+    decoding: Mapping[str, int]
+    decoder_memory_bytes: int = 4 * 2**30
+    decoder_s: float = 25.0
+    prepared_bytes: int = 2**30
     handlers: str = "service.jobs.handlers"
+
+    def decoder_limits(self, file_bytes: int) -> Limits:
+        """The limits of a process that decodes a file of this size."""
+        wall_s = self.decoder_s * max(1.0, file_bytes / DECODED_BYTES)
+        return Limits(
+            address_space_bytes=self.decoder_memory_bytes,
+            cpu_s=int(wall_s * self.decoding["processes"]) + 1,
+            # A file that grows past what a dataset may have is stopped by the kernel.
+            file_bytes=self.decoding["max_bytes"] + 2**24,
+            wall_s=wall_s,
+            processes=True,
+        )
 
 
 class Work(Protocol):

@@ -1,0 +1,82 @@
+"""What an ingestion does in a child: a file becomes a dataset, or a dataset becomes two."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from checkpoints.errors import DamagedBlob, MissingBlob
+from checkpoints.store import Blob, Store
+from models.datasets import Dataset, splitting
+from models.spec import SpecError
+from service.jobs import sandbox
+from service.jobs.engines import ChildOptions, TaskFailed
+
+
+def run(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> dict[str, Any]:
+    """Write the datasets that an ingestion makes into the store.
+
+    Args:
+        payload: ``upload`` and ``spec`` for a file; for a dataset ``dataset_digest``, ``division``
+            (what `models.datasets.splitting.divide` takes), ``found`` (what is known of it) and
+            ``specs`` (of the two parts).
+
+    Returns:
+        ``{"datasets": [{"spec", "digest", "size_bytes", and what a format's Found says}]}``.
+
+    Raises:
+        TaskFailed: the file, the spec or the division cannot be taken, or its source is gone.
+        OSError: the disk is full or fails.
+    """
+    made = _divided(payload, store) if "division" in payload else [_read(payload, options, store)]
+    return {"datasets": made}
+
+
+def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> dict[str, Any]:
+    try:
+        upload = open(store.upload_path(payload["upload"]), "rb")  # noqa: SIM115
+    except (MissingBlob, FileNotFoundError):
+        raise TaskFailed("missing_blob", "the uploaded file is gone; send it again") from None
+    with upload, store.draft() as draft, store.draft() as scratch:
+        request = {"spec": payload["spec"], **options.decoding}
+        limits = options.decoder_limits(os.fstat(upload.fileno()).st_size)
+        descriptors = [upload.fileno(), draft.fileno(), scratch.fileno()]
+        try:
+            answer = sandbox.run("models.datasets:ingest", request, descriptors, limits)
+        except sandbox.SandboxError as error:
+            if error.trace:  # a fault of the decoder, not of the file
+                error.add_note(error.trace)
+                raise
+            detail = f"the file could not be read: {error.detail}"
+            raise TaskFailed("bad_request", detail, pointer="/file") from error
+        if "error" in answer:
+            refusal = answer["error"]
+            raise TaskFailed("bad_request", refusal["detail"], pointer=refusal["pointer"])
+        return _made(answer["dataset"], draft.publish(), payload["spec"])
+
+
+def _divided(payload: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
+    try:
+        store.verify(payload["dataset_digest"])
+        dataset = Dataset(store.path(payload["dataset_digest"]))
+        parts = splitting.divide(dataset, **payload["division"])
+        made = []
+        for indices, spec in zip(parts, payload["specs"], strict=True):
+            with store.draft() as draft:
+                splitting.write_part(dataset, indices, draft.fileno())
+                blob = draft.publish()
+            found = splitting.found(Dataset(store.path(blob.digest)), payload["found"], spec)
+            made.append(_made(found, blob, spec))
+    except SpecError as error:
+        raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
+    except MissingBlob:
+        raise TaskFailed("missing_blob", "the dataset is not in the store any more") from None
+    except DamagedBlob:
+        raise TaskFailed("damaged_blob", "the dataset is damaged in the store") from None
+    return made
+
+
+def _made(found: Mapping[str, Any], blob: Blob, spec: Mapping[str, Any]) -> dict[str, Any]:
+    stored = {"digest": blob.digest, "size_bytes": blob.size_bytes}
+    return {**found, **stored, "spec": spec}

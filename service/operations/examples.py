@@ -1,0 +1,101 @@
+"""Single examples of datasets: what one looks like, and which ones two datasets share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sqlalchemy import Row
+
+from checkpoints.store import Draft
+from models.spec import SpecError
+from service.db.connection import reading
+from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
+from service.operations import datasets
+from service.operations.errors import Forbidden, NotFound, Unavailable
+from service.operations.services import Caller, Services
+
+
+def show(
+    services: Services, ref: str, index: int, *, shown_as: str | None, caller: Caller
+) -> dict[str, Any] | bytes:
+    """One example before any transform: JSON values, or the bytes of a PNG.
+
+    Args:
+        shown_as: ``png`` or ``json``; None is png for images and json for everything else.
+
+    Raises:
+        Forbidden: the dataset is sealed, and the caller no admin.
+        NotFound: no such dataset or example.
+        SpecError: it has no picture, or is too large to be written out.
+    """
+    with reading(services.database) as db:
+        row = datasets.resolve(db, ref)
+    _check_seal(row, caller)
+    if shown_as is None:
+        shown_as = "png" if row.details["input"]["kind"] == "image" else "json"
+    if not 0 <= index < row.details["examples"]:
+        raise NotFound(
+            f"{row.name}@{row.version} has {row.details['examples']} examples, numbered from 0"
+        )
+    with services.store.draft() as picture:
+        request = {"index": index, "format": shown_as}
+        answer = _ask(services, "example", request, [row], picture)
+        if "error" in answer:
+            raise SpecError(answer["error"], pointer="/format")
+        if "example" in answer:
+            example: dict[str, Any] = answer["example"]
+            return {"dataset": f"{row.name}@{row.version}", **example}
+        return os.pread(picture.fileno(), picture.size_bytes, 0)
+
+
+def overlap(services: Services, ref: str, other: str, *, caller: Caller) -> dict[str, Any]:
+    """How many examples of one dataset another has too; the indices unless either is sealed."""
+    with reading(services.database) as db:
+        rows = [datasets.resolve(db, ref)]
+        try:
+            rows.append(datasets.resolve(db, other))
+        except NotFound as error:
+            raise SpecError(error.detail, pointer="/with") from None
+    answer = _ask(services, "overlap", {}, rows, None)
+    if caller.role != "admin" and any(row.spec["sealed"] for row in rows):
+        answer["indices"] = None
+    names = [f"{row.name}@{row.version}" for row in rows]
+    return {"dataset": names[0], "with": names[1], **answer}
+
+
+def _check_seal(row: Row[Any], caller: Caller) -> None:
+    if row.spec["sealed"] and caller.role != "admin":
+        raise Forbidden(
+            f"{row.name}@{row.version} is sealed: single examples of it are for admins only"
+        )
+
+
+def _ask(
+    services: Services,
+    function: str,
+    request: dict[str, Any],
+    rows: list[Row[Any]],
+    output: Draft | None,
+) -> dict[str, Any]:
+    """Have a limited child look into datasets; it sees no others, and neither does this process."""
+    settings = services.settings
+    limits = Limits(
+        address_space_bytes=settings.reader_memory_bytes + sum(row.size_bytes for row in rows),
+        cpu_s=int(settings.reader_s) + 1,
+        file_bytes=2**28,
+        wall_s=settings.reader_s,
+    )
+    descriptors = [
+        os.open(services.store.path(row.digest), os.O_RDONLY | os.O_CLOEXEC) for row in rows
+    ]
+    try:
+        given = [*descriptors, *([] if output is None else [output.fileno()])]
+        return services.reader.run(f"models.datasets.showing:{function}", request, given, limits)
+    except SandboxUnavailable:
+        raise Unavailable("datasets cannot be read at this moment") from None
+    except SandboxError as error:
+        raise Unavailable(f"the dataset could not be read: {error.detail}") from None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
