@@ -57,7 +57,10 @@ def zipped(files, compression=zipfile.ZIP_STORED):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", compression) as archive:
         for name, data in dict(files).items():
-            archive.writestr(name, data)
+            # with a fixed time: bytes that name a test's case must be the same in every process
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (0o40755 if name.endswith("/") else 0o100644) << 16
+            archive.writestr(entry, data, compress_type=compression)
     return stream.getvalue()
 
 
