@@ -25,7 +25,7 @@ def spread(work, count=10, processes=3):
 
 
 def children():
-    """The processes that this one has started, those that ended and were not waited for included."""
+    """The processes that this one has started, also those that ended and were not waited for."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
