@@ -1,9 +1,9 @@
 """Files that can be made again: made once, shared, bounded, and never seen half."""
 
 import hashlib
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,27 +99,37 @@ def test_what_is_no_key_is_refused(cache, name):
         cache.get(name, writing(b""), Path)
 
 
-def make_slowly(folder, start, answers):
-    def make(descriptor):
-        answers.put("made")
-        time.sleep(0.3)
-        os.write(descriptor, b"content")
-
-    start.wait()
-    answers.put(FileCache(folder, max_bytes=1000).get(key("a"), make, Path.read_bytes))
+MAKER = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from checkpoints.cache import FileCache
+def make(descriptor):
+    print("made")
+    time.sleep(0.3)
+    os.write(descriptor, b"content")
+sys.stdin.readline()
+print(FileCache(Path({folder!r}), max_bytes=1000).get({key!r}, make, Path.read_bytes))
+"""
 
 
 def test_of_several_processes_one_makes_the_file_and_all_get_it_whole(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Event(), context.Queue()
+    root = str(Path(__file__).parents[2])
+    code = MAKER.format(root=root, folder=str(tmp_path / "cache"), key=key("a"))
     processes = [
-        context.Process(target=make_slowly, args=(tmp_path, start, answers)) for _ in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
     ]
     for process in processes:
-        process.start()
-    start.set()
-    heard = [answers.get(timeout=60) for _ in range(5)]
-    for process in processes:
-        process.join()
-    assert heard.count("made") == 1
-    assert heard.count(b"content") == 4
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60) for process in processes]
+    heard = [line for printed, _ in answers for line in printed.splitlines()]
+    assert heard.count("made") == 1, answers
+    assert heard.count("b'content'") == 4
