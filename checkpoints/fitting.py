@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
-from models import catalog, parameters
+from models import catalog
 from models.layouts import OpenShape
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
@@ -23,6 +23,8 @@ def check_fit(
 ) -> None:
     """Raise SpecError, with both sides and what would be right, unless they fit.
 
+    What only the worker can know that has a plug-in's code is left to it.
+
     A binary task takes one output or two, every other as many as the dataset has classes.
 
     Args:
@@ -35,22 +37,45 @@ def check_fit(
     _check_outputs(manifest, task, classes)
     made = catalog.output_of(transforms, example, pointer="/transforms")
     expected = manifest.input_shape
+    if made is None or expected is None or manifest.outputs is None:
+        return
     fits = len(made.shape) == len(expected) and all(
         want in (None, have) for want, have in zip(expected, made.shape, strict=True)
     )
     if not fits or made.dtype != "float32":
-        advice = "add the transform to_float" if fits else "change the transforms"
-        if not fits and len(expected) == 1 and len(made.shape) != 1:
-            advice = "add the transform flatten"
         names = ", ".join(one.name for one in transforms)
         raise SpecError(
-            f"the checkpoint takes {_shown(expected)} float32; {dataset} gives "
-            f"{_shown(made.shape)} {made.dtype} after [{names}]: {advice}",
+            f"the checkpoint expects {_shown(expected)} float32; dataset {dataset} gives "
+            f"{_shown(made.shape)} {made.dtype} after [{names}]; {_advice(expected, made)}",
             pointer="/transforms",
         )
     entry = catalog.ARCHITECTURES[manifest.architecture]
-    built = parameters.build(entry.parameters, manifest.hyperparameters)
-    entry.layout.tensors(built, made.shape, manifest.outputs)
+    entry.layout.tensors(entry.build(manifest.hyperparameters), made.shape, manifest.outputs)
+
+
+def _advice(expected: OpenShape, made: ExampleType) -> str:
+    """What would make the one of the other."""
+    have = made.shape
+    if len(expected) == 1 and len(have) > 1:
+        return "add the transform flatten"
+    if len(expected) != 3 or len(have) != 3:
+        if len(expected) == len(have) and all(
+            want in (None, length) for want, length in zip(expected, have, strict=True)
+        ):
+            return "add the transform to_float"
+        return "choose the columns or arrays that the network was trained on"
+    steps = []
+    if expected[0] == 1 and have[0] == 3:
+        steps.append("grey")
+    elif expected[0] not in (None, have[0]):
+        mode = {1: "grey", 3: "rgb"}.get(expected[0] or 0)
+        register = f"register the images with mode {mode}" if mode else "register other images"
+        return f"{register}, for no transform makes {expected[0]} channels of {have[0]}"
+    if any(want not in (None, length) for want, length in zip(expected[1:], have[1:], strict=True)):
+        steps.append(f"resize to [{expected[1]}, {expected[2]}]")
+    if made.dtype != "float32":
+        steps.append("to_float")
+    return "add the transform" + ("s " if len(steps) > 1 else " ") + " and ".join(steps)
 
 
 def output_order(
@@ -80,7 +105,7 @@ def output_order(
 
 def _check_outputs(manifest: Manifest, task: str, classes: Sequence[str]) -> None:
     outputs, stated = manifest.outputs, manifest.classes
-    if outputs != len(classes) and not (outputs == 1 and task == "binary"):
+    if outputs not in (None, len(classes)) and not (outputs == 1 and task == "binary"):
         also = " (or 1, for a binary task)" if len(classes) == 2 and task != "multilabel" else ""
         raise SpecError(
             f"the checkpoint has {counted(outputs, 'output')}, but the dataset has "

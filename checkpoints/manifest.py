@@ -20,8 +20,9 @@ class Manifest:
     Attributes:
         architecture: a name of `models.catalog.ARCHITECTURES`.
         hyperparameters: every one of them, JSON values.
-        input_shape: of one example, without the batch axis; None where any length will do.
-        outputs: number of output units.
+        input_shape: of one example, without the batch axis; None where any length will do. None as
+            a whole for a plug-in's architecture, of whose tensors only a worker knows the meaning.
+        outputs: number of output units; None for a plug-in's architecture.
         classes: names in the order of the outputs; None where nobody stated them.
         transforms: on the wire's form with every default filled in; None where nobody stated any.
         assumed: what an evaluation depends on and nobody stated: names of hyperparameters,
@@ -30,8 +31,8 @@ class Manifest:
 
     architecture: str
     hyperparameters: dict[str, Any]
-    input_shape: OpenShape
-    outputs: int
+    input_shape: OpenShape | None
+    outputs: int | None
     classes: tuple[str, ...] | None
     transforms: tuple[dict[str, Any], ...] | None
     assumed: tuple[str, ...]
@@ -77,7 +78,7 @@ class Manifest:
         return cls(
             architecture=value["architecture"],
             hyperparameters=value["hyperparameters"],
-            input_shape=tuple(value["input_shape"]),
+            input_shape=None if value["input_shape"] is None else tuple(value["input_shape"]),
             outputs=value["outputs"],
             classes=None if value["classes"] is None else tuple(value["classes"]),
             transforms=None if value["transforms"] is None else tuple(value["transforms"]),
@@ -98,8 +99,11 @@ def _list_of(kind: type | tuple[type, ...], value: Any) -> bool:
 _FORMS: dict[str, tuple[Any, str]] = {
     "architecture": (lambda v: isinstance(v, str), "a string"),
     "hyperparameters": (lambda v: isinstance(v, dict), "an object"),
-    "input_shape": (lambda v: _list_of((int, type(None)), v), "a list of integers and nulls"),
-    "outputs": (lambda v: type(v) is int, "an integer"),
+    "input_shape": (
+        lambda v: v is None or _list_of((int, type(None)), v),
+        "a list of integers and nulls, or null",
+    ),
+    "outputs": (lambda v: v is None or type(v) is int, "an integer or null"),
     "classes": (lambda v: v is None or _list_of(str, v), "a list of strings or null"),
     "transforms": (lambda v: v is None or _list_of(dict, v), "a list of objects or null"),
     "assumed": (lambda v: _list_of(str, v), "a list of strings"),

@@ -1,16 +1,14 @@
 """Every name that a request may write, what it takes, and where its code stands.
 
 Nothing registers itself: the tables below are the catalog, and only a worker resolves a target to
-the object it names, so that reading the catalog imports no torch.
+the object it names, so that reading the catalog imports no torch. What plug-ins add to it
+(`models.plugins`) a worker loads and publishes; every other process knows it by that alone.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from models import parameters as declared
 from models.augmentations import (
@@ -26,94 +24,11 @@ from models.augmentations import (
     RandomRotation,
     RandomVerticalFlip,
 )
-from models.layouts import Layout, convnet, mlp
-from models.parameters import Parameters
+from models.entries import ArchitectureEntry, Catalog, Entry, FormatEntry, PublishedEntry
+from models.layouts import convnet, mlp
 from models.spec import Component, SpecError
 from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat, Transform, images
 from models.transforms.tables import Impute, OneHot, Standardize, TakesConstants
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoParameters:
-    """For names that take none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One name.
-
-    Attributes:
-        target: ``module:object`` that does the work.
-        parameters: what a request may set, a dataclass of `models.parameters`.
-        summary: one line for the reader of the catalog.
-    """
-
-    target: str
-    summary: str
-    parameters: type[Parameters] = NoParameters
-
-    def load(self) -> Any:
-        """Import the module of the target and return the object; for workers."""
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchitectureEntry(Entry):
-    """An architecture, which also says its tensors (see `models.layouts`)."""
-
-    layout: Layout
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormatEntry(Entry):
-    """A dataset format; its target is called as `models.datasets.intake` says.
-
-    Attributes:
-        signature: pattern that the first bytes of such a file match.
-    """
-
-    signature: bytes
-
-
-E_co = TypeVar("E_co", bound=Entry, covariant=True)
-
-
-class Catalog(Generic[E_co]):
-    """The names of one kind.
-
-    Args:
-        kind: what one of them is called in a sentence.
-        entries: by name.
-    """
-
-    def __init__(self, kind: str, entries: Mapping[str, E_co]) -> None:
-        self.kind = kind
-        self._entries = dict(entries)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __getitem__(self, name: str) -> E_co:
-        """The entry of that name; SpecError that lists the known ones if there is none."""
-        if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f", perhaps {near[0]!r}" if near else ""
-            known = ", ".join(self._entries)
-            raise SpecError(f"unknown {self.kind} {name[:100]!r}{hint}; known: {known}")
-        return self._entries[name]
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Name, summary and JSON Schema of each, for ``GET /v1/catalog``."""
-        return [
-            {
-                "name": name,
-                "summary": entry.summary,
-                "parameters": declared.json_schema(entry.parameters),
-            }
-            for name, entry in self._entries.items()
-        ]
-
 
 # A line of text, not of JSON, with a comma, semicolon or tab behind its first cell.
 _CSV = (
@@ -323,6 +238,26 @@ CATALOGS: dict[str, Catalog[Entry]] = {
 }
 
 
+def publish_added(described: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """From now on, in this process, these are the names that plug-ins add.
+
+    Args:
+        described: by kind, of each what `Entry.describe` gave, and its ``name``.
+    """
+    for kind, catalog in CATALOGS.items():
+        entries = {one["name"]: PublishedEntry.of(one) for one in described.get(kind, ())}
+        catalog.replace_added(entries)
+
+
+def added() -> dict[str, list[dict[str, Any]]]:
+    """What plug-ins add here, as `publish_added` takes it elsewhere."""
+    return {
+        kind: [{"name": name, **entry.describe()} for name, entry in catalog.added.items()]
+        for kind, catalog in CATALOGS.items()
+        if catalog.added
+    }
+
+
 def transforms(components: Sequence[Component], *, pointer: str) -> list[Transform]:
     """Check each component's name and parameters.
 
@@ -364,8 +299,11 @@ def resolved(components: Sequence[Component], *, pointer: str) -> list[dict[str,
 
 def output_of(
     components: Sequence[Component], example: ExampleType, *, pointer: str
-) -> ExampleType:
+) -> ExampleType | None:
     """What the chain of transforms makes of one example.
+
+    Returns:
+        None where a transform is a plug-in's, whose code is not here.
 
     Raises:
         SpecError: a link cannot take what the one before gives, or what belongs to the preparation
@@ -374,6 +312,8 @@ def output_of(
     prepared = False
     for index, transform in enumerate(transforms(components, pointer=pointer)):
         name = components[index].name
+        if isinstance(transform, declared.Foreign):
+            return None
         try:
             if prepared and transform.on_host:
                 raise SpecError(
@@ -416,6 +356,21 @@ def augmented(
     return example
 
 
+def providers(
+    components: Sequence[Component], *, architecture: str = "", format: str = ""
+) -> set[str]:
+    """The distributions whose code a job runs that names these transforms, and one of the others.
+
+    A name that is unknown here counts as built in; whoever resolves it says that it is unknown.
+    """
+    named = [
+        ARCHITECTURES.added.get(architecture),
+        FORMATS.added.get(format),
+        *(TRANSFORMS.added.get(one.name) for one in components),
+    ]
+    return {one.provider for one in named if one is not None and one.provider is not None}
+
+
 def _built(
     known: Catalog[Entry],
     components: Sequence[Component],
@@ -428,11 +383,11 @@ def _built(
         if component.name in advice:
             raise SpecError(advice[component.name], pointer=f"{pointer}/{index}/name")
         try:
-            entry = known[component.name]
+            entry = known.find(component.name)
         except SpecError as error:
             raise SpecError(error.detail, pointer=f"{pointer}/{index}/name") from None
         try:
-            found.append(declared.build(entry.parameters, component.parameters))
+            found.append(entry.build(component.parameters))
         except SpecError as error:
             raise error.under(f"{pointer}/{index}") from None
     return found

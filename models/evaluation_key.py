@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models.canonical import digest
@@ -52,3 +52,17 @@ def evaluation_key(
             "metric_version": METRIC_VERSION,
         }
     )
+
+
+def with_plugins(
+    policy: Mapping[str, Any], needs: Iterable[str], provides: Mapping[str, str]
+) -> dict[str, Any]:
+    """The numeric policy of an evaluation that runs the code of plug-ins.
+
+    Args:
+        policy: as `models.runtime.policy` says it.
+        needs: the distributions whose code it runs; with none the policy stays as it is.
+        provides: versions by distribution, of a worker.
+    """
+    versions = {name: provides[name] for name in sorted(needs)}
+    return {**policy, "plugins": versions} if versions else dict(policy)

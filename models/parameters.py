@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from models.spec import SpecError
@@ -63,22 +63,55 @@ def build(kind: type[P], given: Mapping[str, Any]) -> P:
         SpecError: an unknown or missing name, a wrong type or a value out of range, with a
             pointer to it below the object that holds the parameters.
     """
-    declared = {one.name: one for one in fields(cast(Any, kind))}
+    declared = {one.name: one.metadata["schema"] for one in fields(cast(Any, kind))}
+    required = [one.name for one in fields(cast(Any, kind)) if one.default is MISSING]
+    return kind(**_all_checked(given, declared, required))
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Parameters of an entry whose code only workers have; checked by its schema alone.
+
+    Attributes:
+        values: by name, every default filled in.
+    """
+
+    on_host: ClassVar[bool] = False  # plug-ins' transforms work on batches
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def build(cls, schema: Mapping[str, Any], given: Mapping[str, Any]) -> Foreign:
+        """Check ``given`` against what `json_schema` gave; SpecError as `build` says."""
+        declared, required = schema["properties"], schema.get("required", ())
+        defaults = {name: one["default"] for name, one in declared.items() if name not in required}
+        return cls({**defaults, **_all_checked(given, declared, required)})
+
+
+def _all_checked(
+    given: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], required: Collection[str]
+) -> dict[str, Any]:
+    """What is given, each as a dataclass holds it."""
     for name in given:
         if name not in declared:
             known = ", ".join(declared) or "none"
             raise SpecError(f"unknown parameter {name!r}; known: {known}", pointer=f"/{name}")
-    values = {}
-    for name, one in declared.items():
-        if name in given:
-            values[name] = _checked(given[name], one.metadata["schema"], f"/{name}")
-        elif one.default is MISSING:
-            raise SpecError(f"{name} is required: {_described(one)}", pointer=f"/{name}")
-    return kind(**values)
+    for name in required:
+        if name not in given:
+            raise SpecError(
+                f"{name} is required: {declared[name]['description']}", pointer=f"/{name}"
+            )
+    return {
+        name: _checked(given[name], schema, f"/{name}")
+        for name, schema in declared.items()
+        if name in given
+    }
 
 
-def to_json(parameters: Parameters) -> dict[str, Any]:
+def to_json(parameters: Parameters | Foreign) -> dict[str, Any]:
     """Every parameter with its value as JSON values, defaults filled in."""
+    if isinstance(parameters, Foreign):
+        return {name: _json(value) for name, value in parameters.values.items()}
     return {one.name: _json(getattr(parameters, one.name)) for one in fields(cast(Any, parameters))}
 
 
@@ -100,10 +133,6 @@ def _json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _json(one) for name, one in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _described(one: Any) -> str:
-    return str(one.metadata["schema"]["description"])
 
 
 def _checked(value: Any, schema: Mapping[str, Any], pointer: str) -> Any:

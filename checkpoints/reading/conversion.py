@@ -22,10 +22,14 @@ from checkpoints.reading.tensors import (
     int64_chunks,
     not_finite_warnings,
 )
-from models import tensorfile
+from models import catalog, tensorfile
 from models.layouts import TensorSpec
 
 _CANONICAL = {"float32": "F32", "int64": "I64"}
+
+_CHECKED_LATER = (
+    "{} comes from a plug-in: whether these are its tensors is checked when it is first evaluated"
+)
 
 # Tensors of a batch normalization that are measured and not learned.
 NOT_LEARNED = ("running_mean", "running_var")
@@ -38,9 +42,10 @@ def convert(request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
     order: structure, names, shapes, dtypes, views within their storages, values.
 
     Args:
-        request: ``{"declaration": {...}, "max_bytes": int}``. The declaration holds what the
-            sender says: ``architecture``, ``hyperparameters``, ``classes``, ``transforms``,
-            ``key_map``. ``max_bytes`` bounds the canonical file.
+        request: ``{"declaration": {...}, "max_bytes": int, "additions": {...}}``. The declaration
+            holds what the sender says: ``architecture``, ``hyperparameters``, ``classes``,
+            ``transforms``, ``key_map``. ``max_bytes`` bounds the canonical file. ``additions``
+            are, if there are plug-ins, their names as `models.catalog.publish_added` takes them.
         descriptors: the upload (readable, seekable) and the canonical file (writable, empty).
 
     Returns:
@@ -49,6 +54,7 @@ def convert(request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         after which the second file is to be thrown away.
     """
     source, output = descriptors
+    catalog.publish_added(request.get("additions", {}))
     try:
         return {
             "checkpoint": _convert(request["declaration"], request["max_bytes"], source, output)
@@ -70,7 +76,8 @@ def _convert(
     bare, stripped = statedicts.strip(tensors)
     tensors, renamed = statedicts.rename(bare, statedicts.without_prefixes(key_map, bare))
     claims, left_out = combined(claims, _of_file(contents, stated, declaration))
-    manifest, expected = match(claims, {name: one.shape for name, one in tensors.items()})
+    manifest, matched = match(claims, {name: one.shape for name, one in tensors.items()})
+    expected = _as_they_are(tensors) if matched is None else matched
     _check_dtypes(tensors, expected)
     _check_views(tensors)
     size_bytes = sum(
@@ -109,7 +116,18 @@ def _convert(
         "parameters": learned,
         "tensors": len(expected),
         "adjustments": adjustments + stripped + renamed + left_out + _converted(tensors, expected),
-        "warnings": not_finite_warnings(not_finite),
+        "warnings": not_finite_warnings(not_finite)
+        + ([] if matched is not None else [_CHECKED_LATER.format(manifest.architecture)]),
+    }
+
+
+def _as_they_are(tensors: Tensors) -> dict[str, TensorSpec]:
+    """What a network is taken to expect whose tensors only a worker knows."""
+    return {
+        name: TensorSpec(
+            shape=one.shape, dtype="int64" if DTYPES[one.dtype].kind == "integer" else "float32"
+        )
+        for name, one in tensors.items()
     }
 
 

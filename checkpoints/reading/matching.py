@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from checkpoints.errors import FILE, CheckpointError, counted, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog
 from models import parameters as declared
+from models.entries import ArchitectureEntry, Entry
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
 from models.spec import Component, SpecError, check_classes
 
@@ -87,8 +88,9 @@ def combined(said: Claims, stated: Claims) -> tuple[Claims, list[str]]:
     architecture = said.architecture or stated.architecture
     hyperparameters: dict[str, Any] = {}
     left_out: list[str] = []
-    if stated.architecture in (None, architecture) and architecture in set(catalog.ARCHITECTURES):
-        known = {one.name for one in fields(catalog.ARCHITECTURES[architecture].parameters)}
+    entry = _known(architecture)
+    if stated.architecture in (None, architecture) and entry is not None:
+        known = set(entry.describe()["parameters"]["properties"])
         for name, value in (stated.hyperparameters or {}).items():
             if name in known:
                 hyperparameters[name] = value
@@ -106,11 +108,14 @@ def combined(said: Claims, stated: Claims) -> tuple[Claims, list[str]]:
     return together, [f"left out hyperparameters that {architecture} has not: {listed(left_out)}"]
 
 
-def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[str, TensorSpec]]:
+def match(
+    claims: Claims, shapes: Mapping[str, Shape]
+) -> tuple[Manifest, dict[str, TensorSpec] | None]:
     """Decide what the network is and compare every name and shape with it.
 
     Returns:
-        The manifest, and the tensors that the network has, whose names are those of ``shapes``.
+        The manifest, and the tensors that the network has, whose names are those of ``shapes``;
+        None for a plug-in's architecture, whose tensors the worker compares that evaluates it.
 
     Raises:
         CheckpointError: no architecture is said, something is claimed that cannot be, or names or
@@ -122,11 +127,14 @@ def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[s
             + _that_fit(shapes),
             pointer="/architecture",
         )
+    given = claims.hyperparameters or {}
     try:
+        found = catalog.ARCHITECTURES.find(claims.architecture)
+        if found.provider is not None:
+            return _of_plugin(claims.architecture, claims, found, given), None
         entry = catalog.ARCHITECTURES[claims.architecture]
     except SpecError as error:
         raise _refused(error, "/architecture") from None
-    given = claims.hyperparameters or {}
     try:
         shown = entry.layout.shown(shapes)
     except SpecError as error:
@@ -146,13 +154,6 @@ def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[s
         raise CheckpointError("the network has no inputs or no outputs")
     classes = _classes(claims.classes, shown.outputs)
     transforms = _transforms(claims.transforms)
-    unsaid = [
-        name
-        for name in declared.to_json(parameters)
-        if name not in given and name not in shown.parameters and name not in WITHOUT_EFFECT
-    ]
-    unsaid += ["classes"] if classes is None else []
-    unsaid += ["transforms"] if transforms is None else []
     manifest = Manifest(
         architecture=claims.architecture,
         hyperparameters=declared.to_json(parameters),
@@ -160,9 +161,52 @@ def match(claims: Claims, shapes: Mapping[str, Shape]) -> tuple[Manifest, dict[s
         outputs=shown.outputs,
         classes=classes,
         transforms=transforms,
-        assumed=tuple(unsaid),
+        assumed=_assumed(parameters, {*given, *shown.parameters}, classes, transforms),
     )
     return manifest, expected
+
+
+def _of_plugin(
+    architecture: str, claims: Claims, entry: Entry, given: Mapping[str, Any]
+) -> Manifest:
+    """The manifest for an architecture of which this process knows nothing but its parameters."""
+    parameters = _build(entry, given)
+    if claims.classes is not None:
+        try:
+            check_classes(claims.classes, pointer="/classes", least=1)
+        except SpecError as error:
+            raise _refused(error, "") from None
+    transforms = _transforms(claims.transforms)
+    return Manifest(
+        architecture=architecture,
+        hyperparameters=declared.to_json(parameters),
+        input_shape=None,
+        outputs=None,
+        classes=claims.classes,
+        transforms=transforms,
+        assumed=_assumed(parameters, given, claims.classes, transforms),
+    )
+
+
+def _known(architecture: str | None) -> Entry | None:
+    try:
+        return None if architecture is None else catalog.ARCHITECTURES.find(architecture)
+    except SpecError:
+        return None
+
+
+def _assumed(
+    parameters: Any, said: Collection[str], classes: object, transforms: object
+) -> tuple[str, ...]:
+    """What an evaluation depends on and nobody stated."""
+    unsaid = [
+        name
+        for name in declared.to_json(parameters)
+        if name not in said and name not in WITHOUT_EFFECT
+    ]
+    unsaid += ["classes"] if classes is None else []
+    unsaid += ["transforms"] if transforms is None else []
+    return tuple(unsaid)
 
 
 def _all_are(kind: type, values: Any) -> bool:
@@ -174,14 +218,14 @@ def _refused(error: SpecError, prefix: str) -> CheckpointError:
     return CheckpointError(error.detail, pointer=prefix + error.pointer)
 
 
-def _build(entry: catalog.ArchitectureEntry, given: Mapping[str, Any]) -> declared.Parameters:
+def _build(entry: Entry, given: Mapping[str, Any]) -> Any:
     try:
-        return declared.build(entry.parameters, given)
+        return entry.build(given)
     except SpecError as error:
         raise _refused(error, "/hyperparameters") from None
 
 
-def _acceptable(entry: catalog.ArchitectureEntry, shown: Shown) -> Mapping[str, Any]:
+def _acceptable(entry: ArchitectureEntry, shown: Shown) -> Mapping[str, Any]:
     """What the shapes show, once it is known to be something that the architecture takes."""
     try:
         declared.build(entry.parameters, shown.parameters)
@@ -192,7 +236,7 @@ def _acceptable(entry: catalog.ArchitectureEntry, shown: Shown) -> Mapping[str, 
     return shown.parameters
 
 
-def _fits(entry: catalog.ArchitectureEntry, shapes: Mapping[str, Shape]) -> Shown | None:
+def _fits(entry: ArchitectureEntry, shapes: Mapping[str, Shape]) -> Shown | None:
     """What the shapes show if this architecture has exactly these tensors."""
     try:
         shown = entry.layout.shown(shapes)
@@ -219,7 +263,7 @@ def _written(parameters: Mapping[str, Any]) -> str:
 
 def _compare(
     architecture: str,
-    entry: catalog.ArchitectureEntry,
+    entry: ArchitectureEntry,
     given: Mapping[str, Any],
     shown: Shown,
     expected: Mapping[str, TensorSpec],

@@ -72,6 +72,12 @@ class Array:
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[bytes]]
 
+    @classmethod
+    def of(cls, name: str, values: np.ndarray[Any, Any]) -> Array:
+        """An array that is in memory already, as a plug-in's format may have it."""
+        data = np.ascontiguousarray(values).tobytes()
+        return cls(name=name, dtype=values.dtype, shape=values.shape, pieces=lambda: iter([data]))
+
     @property
     def size_bytes(self) -> int:
         """Bytes of all elements as the file has them."""

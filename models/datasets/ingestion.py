@@ -9,6 +9,7 @@ from models import catalog
 from models.datasets.arrays import Source
 from models.datasets.intake import Found, Intake
 from models.datasets.sniffing import HEAD_BYTES, sniff
+from models.entries import Entry
 from models.spec import DatasetSpec, SpecError
 
 _MAX_DETAIL_LETTERS = 2000
@@ -19,7 +20,9 @@ def ingest(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, 
     """Read an uploaded file and write its decoded form.
 
     Args:
-        request: ``spec`` (a DatasetSpec as JSON) and the `BOUNDS` of an `Intake`.
+        request: ``spec`` (a DatasetSpec as JSON), the `BOUNDS` of an `Intake`, ``additions``
+            (if there are plug-ins, their names as `models.catalog.publish_added` takes them) and
+            ``target`` (of a plug-in's format its ``module:object``).
         descriptors: the uploaded file, readable and seekable; an empty file to write to, and
             another for what is needed meanwhile. What stands in them after a refusal is of no use.
 
@@ -38,16 +41,19 @@ def ingest(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, 
         scratch=scratch,
         **{name: request[name] for name in BOUNDS},
     )
+    catalog.publish_added(request.get("additions", {}))
     try:
         name = intake.spec.format or sniff(intake.source[:HEAD_BYTES])
-        found: Found = _target(name)(intake)
+        found: Found = _target(name, request.get("target"))(intake)
     except SpecError as error:
         detail = error.detail[:_MAX_DETAIL_LETTERS]
         return {"error": {"detail": detail, "pointer": error.pointer}}
     return {"dataset": {"format": name, **found.to_json()}}
 
 
-def _target(name: str) -> Any:
+def _target(name: str, target: str | None) -> Any:
+    if target is not None:
+        return Entry(target=target, summary="").load()
     try:
         return catalog.FORMATS[name].load()
     except SpecError as error:

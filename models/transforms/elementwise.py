@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,12 +91,14 @@ def apply(transforms: Sequence[Transform], batch: Tensor) -> Tensor:
         batch itself.
     """
     for transform in transforms:
-        batch = _functions()[type(transform)](batch, transform)
+        batch = _function(type(transform))(batch, transform)
     return batch
 
 
 @cache
-def _functions() -> dict[type[Any], Callable[[Tensor, Any], Tensor]]:
-    entries = (TRANSFORMS[name] for name in TRANSFORMS)
-    kinds = {cast("type[Transform]", entry.parameters): entry for entry in entries}
-    return {kind: entry.load() for kind, entry in kinds.items() if not kind.on_host}
+def _function(kind: type[Any]) -> Callable[[Tensor, Any], Tensor]:
+    entries = [*(TRANSFORMS[name] for name in TRANSFORMS), *TRANSFORMS.added.values()]
+    found: Callable[[Tensor, Any], Tensor] = next(
+        entry for entry in entries if entry.parameters is kind
+    ).load()
+    return found

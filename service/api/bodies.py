@@ -9,7 +9,6 @@ import marshmallow as ma
 from marshmallow import fields, post_load, validate
 
 from checkpoints.store import Draft
-from models.catalog import FORMATS
 from models.spec import (
     DEVICE_PATTERN,
     MODES,
@@ -104,8 +103,11 @@ class DatasetUploadSchema(Schema):
     task = Text(load_default="multiclass", validate=validate.OneOf(TASKS))
     format = Text(
         load_default=None,
-        validate=validate.OneOf(list(FORMATS)),
-        metadata={"description": "Found from the content if it is not said."},
+        validate=validate.Length(1, 128),
+        metadata={
+            "description": "A name of the catalog; found from the content if it is not said, but "
+            "for a plug-in's."
+        },
     )
     classes = fields.List(
         Text(), load_default=None, metadata={"description": "In index order; else sorted labels."}

@@ -70,8 +70,12 @@ class CheckpointSchema(Schema):
     format = fields.String()
     architecture = fields.String()
     hyperparameters = fields.Dict()
-    input_shape = fields.List(fields.Integer(allow_none=True))
-    outputs = fields.Integer()
+    input_shape = fields.List(
+        fields.Integer(allow_none=True),
+        allow_none=True,
+        metadata={"description": "Null, as outputs, where only a worker's plug-in knows it."},
+    )
+    outputs = fields.Integer(allow_none=True)
     classes = fields.List(fields.String(), allow_none=True)
     transforms = fields.List(fields.Dict(), allow_none=True)
     parameters = fields.Integer()
@@ -163,6 +167,9 @@ class CatalogEntry(Schema):
     name = fields.String()
     summary = fields.String()
     parameters = fields.Dict(metadata={"description": "JSON Schema of what it takes."})
+    provider = fields.String(
+        metadata={"description": "The distribution that it comes from, if it is a plug-in's."}
+    )
 
 
 class CatalogSchema(Schema):

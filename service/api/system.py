@@ -83,7 +83,7 @@ PROBES = {
 @blueprint.response(200, {"type": "object"})
 def get_catalog() -> Response:
     """List every name that requests may write, by kind"""
-    listed = {kind: {"items": one.describe()} for kind, one in CATALOGS.items()}
+    listed = {kind: {"items": items} for kind, items in workers.catalogs(services()).items()}
     return Response(canonical_json(listed), content_type="application/json")
 
 
@@ -93,13 +93,13 @@ def get_catalog_of(kind: str) -> dict[str, Any]:
     """List the names of one kind"""
     if kind not in CATALOGS:
         raise NotFound(f"unknown catalog {kind[:100]!r}; known: {', '.join(CATALOGS)}")
-    return {"items": CATALOGS[kind].describe()}
+    return {"items": workers.catalogs(services())[kind]}
 
 
 @blueprint.route("/workers", role="viewer")
 @blueprint.response(200, resources.WorkersSchema)
 def get_workers() -> dict[str, Any]:
-    """List the workers that are alive: device, numeric policy, catalog"""
+    """List the workers that are alive: device, numeric policy, catalog, plug-ins"""
     return {"items": workers.describe(services())}
 
 

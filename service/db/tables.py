@@ -140,6 +140,13 @@ job_events = Table(
     Column("created_at", Double, nullable=False),
 )
 
+job_needs = Table(  # what a worker must have installed to do a job; of most jobs nothing
+    "job_needs",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("distribution", Text, primary_key=True),
+)
+
 job_totals = Table(
     "job_totals",
     metadata,
@@ -172,5 +179,6 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("device", Text, nullable=False),
     Column("details", _Json, nullable=False),
+    Column("additions", _Json),  # what plug-ins add to its catalog; null if nothing
     Index("ix_workers_last_seen", "last_seen_at"),
 )

@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
 from checkpoints.store import LocalStore
-from models import catalog, runtime, tensorfile
+from models import catalog, plugins, runtime, tensorfile
 from models import parameters as declared
 from models.datasets import Dataset
 from models.evaluation import EvaluationError, EvaluationReport, evaluate
-from models.evaluation_key import METRIC_VERSION, evaluation_key
+from models.evaluation_key import METRIC_VERSION, evaluation_key, with_plugins
 from models.spec import Component, SpecError
 from models.tensorfile import TensorSource
-from models.transforms import Transform, elementwise
+from models.transforms import ExampleType, Transform, elementwise
 from models.verification import verified
-from service.jobs import ingestion
+from service.jobs import ingestion, networks
 from service.jobs.engines import ChildOptions, Message, Task, TaskFailed
 from service.jobs.materials import Array, Materials
 from service.jobs.progress import Progress, Report
@@ -42,6 +42,7 @@ class Context:
     Attributes:
         materials: datasets and checkpoints, fetched from the store.
         device: torch's name of the child's own device.
+        plugins: what was added to the catalog.
         environments: what `models.runtime` says of each device that was used.
     """
 
@@ -49,6 +50,7 @@ class Context:
     store: LocalStore
     materials: Materials
     device: str
+    plugins: plugins.Loaded
     environments: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def environment(self, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,9 +82,16 @@ def devices(name: str) -> list[str]:
 
 def open_context(options: ChildOptions, device: str) -> Context:
     """See `service.jobs.engines.Work.open_context`."""
-    runtime.configure(device, options.threads)
+    loaded = plugins.load()
+    runtime.configure(device, options.threads)  # after them: what they set does not count
     store = LocalStore(options.data_dir)
-    return Context(options=options, store=store, materials=Materials(store, options), device=device)
+    return Context(
+        options=options,
+        store=store,
+        materials=Materials(store, options),
+        device=device,
+        plugins=loaded,
+    )
 
 
 def hello(context: Context) -> Message:
@@ -94,6 +103,8 @@ def hello(context: Context) -> Message:
         "policies": {device.partition(":")[0]: context.environment(device)[0] for device in usable},
         "environment": own[1],
         "catalog": {name: entries.describe() for name, entries in catalog.CATALOGS.items()},
+        "plugins": context.plugins.plugins,
+        "provides": context.plugins.provides,
         "kinds": {kind: handler.long for kind, handler in HANDLERS.items()},
     }
 
@@ -113,9 +124,16 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
     dataset = context.materials.dataset(payload["dataset_digest"])
     with _memory_watched(payload, device):
         manifest, arrays = context.materials.checkpoint(payload["checkpoint"])
-        _check_fit(manifest, dataset, payload)
+        made = _fitting(manifest, dataset, payload)
         loading = time.perf_counter()
-        model = _network(manifest, arrays, device)
+        model = networks.build(
+            manifest,
+            arrays,
+            shape=made.shape,
+            classes=len(dataset.classes),
+            task=payload["task"],
+            device=device,
+        )
         load_s = time.perf_counter() - loading
         x, transforms = context.materials.examples(
             payload["dataset_digest"], payload["transforms"], report
@@ -138,6 +156,7 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
         except EvaluationError as error:
             raise TaskFailed(error.reason, error.detail) from error
     policy, environment = context.environment(device)
+    policy = with_plugins(policy, payload.get("needs", ()), context.plugins.provides)
     key = evaluation_key(**{name: payload[name] for name in _KEY}, policy=policy)
     evidence = {
         "key": key,
@@ -207,7 +226,7 @@ class _Batches:
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self._x), self._batch_size):
             began = time.perf_counter()
-            batch = _copied(self._x[start : start + self._batch_size]).to(self._device)
+            batch = networks.copied(self._x[start : start + self._batch_size]).to(self._device)
             batch = elementwise.apply(self._transforms, batch)
             self.spent_s += time.perf_counter() - began
             yield batch
@@ -232,8 +251,12 @@ def _memory_watched(payload: Mapping[str, Any], device: str) -> Iterator[None]:
         ) from error
 
 
-def _check_fit(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]) -> None:
-    """Whoever queued the job checked the fit by what the database says; this goes by the files."""
+def _fitting(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]) -> ExampleType:
+    """What the network gets of an example.
+
+    Whoever queued the job checked the fit by what the database says; this goes by the files.
+    """
+    transforms = [Component.from_json(one) for one in payload["transforms"]]
     try:
         check_fit(
             manifest,
@@ -241,26 +264,13 @@ def _check_fit(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any])
             task=payload["task"],
             classes=dataset.classes,
             example=dataset.example,
-            transforms=[Component.from_json(one) for one in payload["transforms"]],
+            transforms=transforms,
         )
+        made = catalog.output_of(transforms, dataset.example, pointer="/transforms")
     except SpecError as error:
         raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
-
-
-def _network(manifest: Manifest, arrays: Mapping[str, Array], device: str) -> nn.Module:
-    """The network of a checkpoint, in evaluation mode on its device."""
-    entry = catalog.ARCHITECTURES[manifest.architecture]
-    parameters = declared.build(entry.parameters, manifest.hyperparameters)
-    with torch.device("meta"):  # nothing is initialized that the weights replace
-        model: nn.Module = entry.load()(parameters, manifest.input_shape, manifest.outputs)
-    weights = {name: _copied(array) for name, array in arrays.items()}
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval().to(device)
-
-
-def _copied(array: Array) -> Tensor:
-    """A tensor in torch's own memory: how a view is aligned can show in a result's last bit."""
-    return torch.from_numpy(array).clone(memory_format=torch.contiguous_format)
+    assert made is not None  # noqa: S101 - here is the code of every transform
+    return made
 
 
 def _stored_predictions(judged: EvaluationReport, store: LocalStore) -> str:
@@ -299,7 +309,9 @@ def _warm_up(device: str) -> None:
         components = [Component(name="to_float")]
         transforms = catalog.transforms(components, pointer="")
         evaluate(
-            _network(manifest, arrays, device),
+            networks.build(
+                manifest, arrays, shape=shape, classes=10, task="multiclass", device=device
+            ),
             _Batches(np.zeros((20, *shape), np.uint8), transforms, 16, device),
             np.arange(20) % 10,
             task="multiclass",

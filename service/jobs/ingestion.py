@@ -8,6 +8,7 @@ from typing import Any
 
 from checkpoints.errors import DamagedBlob, MissingBlob
 from checkpoints.store import Blob, Store
+from models import catalog
 from models.datasets import Dataset, splitting
 from models.spec import SpecError
 from service.jobs import sandbox
@@ -39,7 +40,7 @@ def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> di
     except (MissingBlob, FileNotFoundError):
         raise TaskFailed("missing_blob", "the uploaded file is gone; send it again") from None
     with upload, store.draft() as draft, store.draft() as scratch:
-        request = {"spec": payload["spec"], **options.decoding}
+        request = {"spec": payload["spec"], **_of_plugins(payload["spec"]), **options.decoding}
         limits = options.decoder_limits(os.fstat(upload.fileno()).st_size)
         descriptors = [upload.fileno(), draft.fileno(), scratch.fileno()]
         try:
@@ -54,6 +55,13 @@ def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> di
             refusal = answer["error"]
             raise TaskFailed("bad_request", refusal["detail"], pointer=refusal["pointer"])
         return _made(answer["dataset"], draft.publish(), payload["spec"])
+
+
+def _of_plugins(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the decoder is told of plug-ins, of which it loads nothing but a format's own module."""
+    told: dict[str, Any] = {"additions": catalog.added()}
+    named = catalog.FORMATS.added.get(spec.get("format", ""))
+    return told if named is None else {**told, "target": named.target}
 
 
 def _divided(payload: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:

@@ -75,11 +75,14 @@ class Materials:
         first = len(on_host)
         key = prepared.key(digest, transforms[:first])
 
+        made = catalog.output_of(components[:first], dataset.example, pointer="/transforms")
+        assert made is not None  # noqa: S101 - no plug-in's transform prepares a dataset
+
         def make(descriptor: int) -> None:
             prepared.prepare(
                 dataset,
                 on_host,
-                catalog.output_of(components[:first], dataset.example, pointer="/transforms"),
+                made,
                 descriptor,
                 progress=Progress(report, len(dataset), "examples prepared"),
             )

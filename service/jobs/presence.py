@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, insert, update
 
-from service.db.connection import upsert
 from service.db.tables import workers
 
 
@@ -35,23 +34,34 @@ def show(
         children: how many jobs it does at a time.
         hello: of one of its children; see `service.jobs.engines`.
     """
+    seen = update(workers).where(workers.c.id == worker).values(last_seen_at=now)
+    if db.execute(seen).rowcount:
+        return
+    plugins = [{k: v for k, v in one.items() if k != "trace"} for one in hello["plugins"]]
     details = {
         "children": children,
         "threads": hello["policies"]["cpu"]["threads"],
-        **{name: hello[name] for name in ("policies", "environment", "catalog")},
+        **{name: hello[name] for name in ("policies", "environment", "catalog", "provides")},
+        "plugins": plugins,
     }
-    row = upsert(db, workers).values(
-        id=worker,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started_at=started_at,
-        last_seen_at=now,
-        version=version("holdout"),
-        device=device,
-        details=details,
+    additions = {
+        kind: added
+        for kind, entries in hello["catalog"].items()
+        if (added := [one for one in entries if "provider" in one])
+    }
+    db.execute(
+        insert(workers).values(
+            id=worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=started_at,
+            last_seen_at=now,
+            version=version("holdout"),
+            device=device,
+            details=details,
+            additions=additions or None,
+        )
     )
-    seen = {"last_seen_at": row.excluded.last_seen_at}
-    db.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 
 def remove(db: Connection, worker: str) -> None:

@@ -12,13 +12,13 @@ shared: finish at most one job a transaction, or two transactions may wait for e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, null, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, exists, insert, null, select, tuple_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from service.db.tables import job_events, jobs
+from service.db.tables import job_events, job_needs, jobs
 from service.jobs import moves
 from service.jobs.job import JOB_COLUMNS, Event, Job, JobEnded, JobMissing
 from service.jobs.lifecycle import State, ended, priority, uuid7
@@ -49,6 +49,11 @@ ANY_DEVICE = "auto"
 _FIRST = (
     select(jobs.c.id)
     .where(jobs.c.state == State.QUEUED, jobs.c.device.in_(bindparam("devices", expanding=True)))
+    .where(
+        ~exists()
+        .where(job_needs.c.job_id == jobs.c.id)
+        .where(job_needs.c.distribution.not_in(bindparam("provides", expanding=True)))
+    )
     .order_by(jobs.c.priority, jobs.c.created_at, jobs.c.id)
     .limit(1)
     .with_for_update(skip_locked=True)  # a no-op on SQLite, whose writers are already serial
@@ -89,8 +94,12 @@ def submit(
     labels: Mapping[str, str],
     timeout_s: float | None,
     now: float,
+    needs: Collection[str] = (),
 ) -> Job:
-    """Put a new job into the queue."""
+    """Put a new job into the queue.
+
+    ``needs`` are the distributions that a worker must have to do it, beside Holdout itself.
+    """
     job = Job(
         id=uuid7(now),
         kind=kind,
@@ -118,6 +127,8 @@ def submit(
     )
     values = {column.name: getattr(job, column.name) for column in JOB_COLUMNS}
     db.execute(insert(jobs), {**values, "priority": priority(kind)})
+    if needs:
+        db.execute(insert(job_needs), [{"job_id": job.id, "distribution": one} for one in needs])
     moves.append(db, job.id, 1, [("state", {"state": State.QUEUED, "attempt": 0})], now=now)
     return job
 
@@ -128,14 +139,16 @@ def claim(
     worker: str,
     devices: Sequence[str],
     kinds: Sequence[str] | None,
+    provides: Collection[str] = (),
     lease_s: float,
     now: float,
 ) -> Job | None:
     """Take the first job of the queue: by priority of its kind, then in order of arrival.
 
     ``devices`` are the names that the job may ask for; one that asks for `ANY_DEVICE` is always
-    taken. ``kinds`` limits what is looked at; None is all. The claim ends after ``lease_s`` unless
-    it is renewed.
+    taken. ``kinds`` limits what is looked at; None is all. ``provides`` are the distributions that
+    the worker has of those that jobs may need. The claim ends after ``lease_s`` unless it is
+    renewed.
 
     Returns:
         The job, running, its attempt risen by one; None if there is none to take.
@@ -146,6 +159,7 @@ def claim(
         "until": now + lease_s,
         "devices": [ANY_DEVICE, *devices],
         "kinds": kinds,
+        "provides": list(provides),
     }
     row = db.execute(_CLAIM_ANY if kinds is None else _CLAIM_OF, values).one_or_none()
     if row is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -139,6 +139,9 @@ class Worker:
         if message["type"] == "hello":
             if self._hello is None:
                 _log.info("worker", id=self.id, state="ready", device=self._device())
+                for one in message["plugins"]:
+                    if "error" in one:
+                        _log.warning("plugin_failed", **one)
             self._hello = message
             return
         held = self._held.get(message["id"])
@@ -199,7 +202,7 @@ class Worker:
         if self._hello is None:
             return
         if time.monotonic() >= self._look_at:
-            self._fill(self._hello["kinds"])
+            self._fill(self._hello["kinds"], self._hello["provides"])
         self._watch()
         if time.monotonic() >= self._heartbeat_at:
             self._beat(self._hello)
@@ -312,7 +315,7 @@ class Worker:
         names = {slot.device for slot in self._engine.slots()}
         return names.pop() if len(names) == 1 else "cuda"
 
-    def _fill(self, kinds: Mapping[str, bool]) -> None:
+    def _fill(self, kinds: Mapping[str, bool], provides: Collection[str]) -> None:
         """Give each free slot the first job that it can take.
 
         A queue that was seen empty is looked at again when the doorbell rings or the poll is due,
@@ -320,6 +323,7 @@ class Worker:
 
         Args:
             kinds: what children can do, and whether it is long.
+            provides: the distributions that they have of those that jobs may need.
         """
         nothing_for: set[tuple[str, tuple[str, ...]]] = set()
         for slot in self._engine.slots():
@@ -332,6 +336,7 @@ class Worker:
                     worker=self.id,
                     devices=_names(slot.device),
                     kinds=wanted[1],
+                    provides=provides,
                     lease_s=self._options.lease_s,
                     now=self._clock(),
                 )

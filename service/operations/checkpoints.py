@@ -17,6 +17,7 @@ from models.canonical import digest as digest_of
 from service.db.connection import lock_database, reading, upsert, writing
 from service.db.tables import checkpoint_sources, checkpoints
 from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
+from service.operations import workers
 from service.operations.errors import Conflict, NotFound, Unavailable
 from service.operations.jobs import timestamp
 from service.operations.listing import Page, select_page
@@ -62,11 +63,13 @@ def upload(
     same = [checkpoint_sources.c[name] == value for name, value in source.items()]
     with reading(services.database) as db:
         known = db.scalar(select(checkpoint_sources.c.digest).where(*same))
+        additions = workers.publish_added(db, services.clock())
     if known is not None and services.store.exists(known):
         return known, False
     with services.store.draft() as canonical:
         try:
-            found = _convert(services, draft, canonical, declaration)
+            request = {"declaration": declaration, "additions": additions}
+            found = _convert(services, draft, canonical, request)
         except CheckpointError as error:
             raise error.with_file(field) from None
         accept(Manifest.from_json(found))
@@ -91,14 +94,14 @@ def upload(
 
 
 def _convert(
-    services: Services, draft: Draft, canonical: Draft, declaration: dict[str, Any]
+    services: Services, draft: Draft, canonical: Draft, request: dict[str, Any]
 ) -> dict[str, Any]:
     """Run the reader in a limited child; the descriptors are all that it gets of us."""
     settings = services.settings
     # Eight-bit floats grow fourfold, shared weights are written out; but a view that repeats one
     # number must not fill the disk from a file of a kilobyte.
     most_bytes = SLACK_BYTES + 8 * draft.size_bytes
-    request = {"declaration": declaration, "max_bytes": most_bytes}
+    request = {**request, "max_bytes": most_bytes}
     limits = Limits(
         address_space_bytes=settings.reader_memory_bytes + 2 * draft.size_bytes,
         cpu_s=int(settings.reader_s) + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, select, update
@@ -16,7 +17,7 @@ from models.spec import NAME_PATTERN, DatasetSpec, SpecError
 from service.db.connection import lock_database, reading, writing
 from service.db.tables import datasets
 from service.jobs import queue
-from service.operations import constants
+from service.operations import constants, workers
 from service.operations.errors import NotFound
 from service.operations.jobs import timestamp
 from service.operations.listing import Page, select_page
@@ -40,6 +41,7 @@ def register(
         SpecError: the head of the file shows that it cannot be read, or the spec is wrong.
     """
     with reading(services.database) as db:
+        workers.publish_added(db, services.clock())
         components = constants.filled(db, spec.transforms, pointer="/transforms")
     transforms = catalog.resolved(components, pointer="/transforms")
     request = {**spec.to_json(), "transforms": transforms, "format": _format(draft, spec)}
@@ -49,6 +51,7 @@ def register(
             services,
             {**request, "source_sha256": draft.sha256},
             {"upload": upload, "spec": request},
+            needs=catalog.providers(components, format=request["format"]),
             labels=labels,
             timeout_s=timeout_s,
             caller=caller,
@@ -105,6 +108,7 @@ def _queue(
     request: dict[str, Any],
     payload: dict[str, Any],
     *,
+    needs: Collection[str] = (),
     labels: dict[str, str],
     timeout_s: float | None,
     caller: Caller,
@@ -120,12 +124,20 @@ def _queue(
             labels=labels,
             timeout_s=timeout_s,
             now=services.clock(),
+            needs=needs,
         )
     services.doorbell.ring("work")
     return job
 
 
 def _format(draft: Draft, spec: DatasetSpec) -> str:
+    if spec.format is not None:
+        if spec.format in catalog.FORMATS.added:
+            return spec.format  # only the plug-in knows how such a file begins
+        try:
+            catalog.FORMATS[spec.format]
+        except SpecError as error:
+            raise error.under("/format") from None
     found = sniff(os.pread(draft.fileno(), HEAD_BYTES, 0))
     if spec.format not in (None, found):
         raise SpecError(f"the file's first bytes are those of {found}", pointer="/format")

@@ -70,6 +70,7 @@ def request(
             labels=labels,
             timeout_s=timeout_s,
             now=now,
+            needs=payload["needs"],
         )
     services.doorbell.ring("work")
     return job, False
@@ -104,6 +105,7 @@ def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
             labels=original.labels,
             timeout_s=original.timeout_s,
             now=services.clock(),
+            needs=payload.get("needs", ()),
         )
     services.doorbell.ring("work")
     return job
@@ -129,16 +131,30 @@ def _settled(
     Raises:
         SpecError: the parts do not fit each other, naming the field.
     """
+    workers.publish_added(db, now)
+    _check_offered(manifest)
     payload = _payload(db, spec, digest, manifest, _dataset(db, spec.dataset))
     live = workers.live(db, now)
-    policies = workers.policies(live, spec.device)
+    policies = workers.policies(live, spec.device, payload["needs"])
     if live and not policies:
         offered = sorted({name for row in live for name in row.details["policies"]})
+        needs = f" and {' and '.join(payload['needs'])}" if payload["needs"] else ""
         raise SpecError(
-            f"no live worker has the device {spec.device!r}; there are: {', '.join(offered)}",
+            f"no live worker has the device {spec.device!r}{needs}; there are: "
+            f"{', '.join(offered)}",
             pointer="/device",
         )
     return payload, policies
+
+
+def _check_offered(manifest: Manifest) -> None:
+    """A plug-in's architecture is known as long as a worker that has it lives."""
+    if manifest.input_shape is None and manifest.architecture not in catalog.ARCHITECTURES.added:
+        raise SpecError(
+            f"{manifest.architecture} comes from a plug-in that no live worker has; GET "
+            "/v1/workers says which plug-ins each has, and which failed",
+            pointer="/checkpoint",
+        )
 
 
 def _dataset(db: Connection, ref: str) -> Row[Any]:
@@ -169,13 +185,14 @@ def _payload(
             pointer="/threshold",
         )
     transforms, transforms_from = _transforms(db, spec, manifest, dataset)
+    components = [Component.from_json(one) for one in transforms]
     check_fit(
         manifest,
         dataset=name,
         task=task,
         classes=dataset.details["classes"],
         example=_example(dataset),
-        transforms=[Component.from_json(one) for one in transforms],
+        transforms=components,
     )
     stated = {"transforms"} if transforms_from == "request" else set()
     threshold = spec.threshold
@@ -192,6 +209,7 @@ def _payload(
         "batch_size": spec.batch_size,
         "threshold": threshold,
         "device": spec.device,
+        "needs": sorted(catalog.providers(components, architecture=manifest.architecture)),
         "assumed": [one for one in manifest.assumed if one not in stated],
     }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from checkpoints.errors import StoreError
+from models import catalog
+from models.evaluation_key import with_plugins
 from service.db.connection import reading
 from service.db.tables import workers
 from service.operations.jobs import timestamp
@@ -22,18 +25,53 @@ def live(db: Connection, now: float) -> list[Any]:
     return list(db.execute(query.order_by(workers.c.started_at, workers.c.id)))
 
 
-def policies(rows: list[Any], device: str) -> list[dict[str, Any]]:
-    """Numeric policies under which these workers would compute a request for ``device``."""
+def policies(rows: list[Any], device: str, needs: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Numeric policies under which these workers would compute a request for ``device``.
+
+    Args:
+        needs: the distributions whose code it runs; a worker without one of them has no policy.
+    """
     found = []
     for row in rows:
+        provides = row.details["provides"]
+        if not set(needs) <= set(provides):
+            continue
         wanted = row.device if device == "auto" else device
         kind, _, card = wanted.partition(":")
         if card and row.device not in (kind, wanted):
             continue  # it has but one card, another one
         policy = row.details["policies"].get(kind)
+        policy = policy and with_plugins(policy, needs, provides)
         if policy is not None and policy not in found:
             found.append(policy)
     return found
+
+
+def publish_added(db: Connection, now: float) -> dict[str, list[dict[str, Any]]]:
+    """Know from now on, in this process, the names that plug-ins of live workers add.
+
+    To be called before names are looked up in `models.catalog`.
+
+    Returns:
+        They, as `models.catalog.publish_added` takes them.
+    """
+    query = select(workers.c.additions).where(
+        workers.c.last_seen_at > now - SILENCE_S, workers.c.additions.is_not(None)
+    )
+    added: dict[str, dict[str, Any]] = {}
+    for additions in db.scalars(query.order_by(workers.c.started_at, workers.c.id)):
+        for kind, entries in additions.items():
+            added.setdefault(kind, {}).update({one["name"]: one for one in entries})
+    described = {kind: list(entries.values()) for kind, entries in added.items()}
+    catalog.publish_added(described)
+    return described
+
+
+def catalogs(services: Services) -> dict[str, list[dict[str, Any]]]:
+    """Every name that requests may write, by kind, with what plug-ins of live workers add."""
+    with reading(services.database) as db:
+        publish_added(db, services.clock())
+    return {kind: one.describe() for kind, one in catalog.CATALOGS.items()}
 
 
 def describe(services: Services) -> list[dict[str, Any]]:

@@ -183,10 +183,11 @@ class Queue:
         }
         return self.write(queue.submit, kind=kind, device=device, now=now, **{**values, **fields})
 
-    def claim(self, worker="w1", *, now=NOW, devices=("cpu",), kinds=None, lease_s=60.0):
-        return self.write(
-            queue.claim, worker=worker, devices=devices, kinds=kinds, lease_s=lease_s, now=now
-        )
+    def claim(
+        self, worker="w1", *, now=NOW, devices=("cpu",), kinds=None, provides=(), lease_s=60.0
+    ):
+        values = {"devices": devices, "kinds": kinds, "provides": provides, "lease_s": lease_s}
+        return self.write(queue.claim, worker=worker, now=now, **values)
 
     def succeed(self, job, *, result=None, key=None, forward_s=0.5, now=NOW):
         return self.write(

@@ -31,7 +31,8 @@ def open_context(options, device):
 
 def hello(context):
     kinds = {name: name == "long" for name in RUN}
-    return {"policies": {"cpu": context}, "environment": {}, "catalog": {}, "kinds": kinds}
+    said = {"environment": {}, "catalog": {}, "plugins": [], "provides": {}, "kinds": kinds}
+    return {"policies": {"cpu": context}, **said}
 
 
 def run(task, context, report):

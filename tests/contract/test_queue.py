@@ -53,6 +53,17 @@ def test_an_empty_queue_has_nothing_to_claim(jobs_queue):
     assert jobs_queue.claim() is None
 
 
+def test_a_job_goes_to_a_worker_that_has_all_that_it_needs(jobs_queue):
+    both = jobs_queue.submit(needs={"one", "other"})
+    single = jobs_queue.submit(needs={"other"}, now=NOW + 1)
+    free = jobs_queue.submit(now=NOW + 2)
+    assert jobs_queue.claim(provides=["one"]).id == free.id
+    assert jobs_queue.claim(provides=["one"]) is None
+    assert jobs_queue.claim() is None
+    assert jobs_queue.claim(provides=["other", "third"]).id == single.id
+    assert jobs_queue.claim(provides=["third", "other", "one"]).id == both.id
+
+
 def test_evaluations_go_first_then_ingestions_then_trainings_each_in_order_of_arrival(jobs_queue):
     kinds = ["training", "evaluation", "ingestion", "evaluation", "training", "ingestion"]
     ids = [jobs_queue.submit(kind, now=NOW + i).id for i, kind in enumerate(kinds)]

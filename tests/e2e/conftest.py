@@ -167,8 +167,8 @@ class Commands:
         (sentence,) = [line for line in run.stderr.splitlines() if not line.startswith("{")]
         return sentence
 
-    def start(self, *arguments: str, **settings: Any) -> Running:
-        return self.start_any([HOLDOUT, *arguments], environment(**settings))
+    def start(self, *arguments: str, program: Path = HOLDOUT, **settings: Any) -> Running:
+        return self.start_any([program, *arguments], environment(**settings))
 
     def start_any(self, command: list[Any], env: dict[str, str]) -> Running:
         running = Running(command, self.folder, env)

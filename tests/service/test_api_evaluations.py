@@ -238,7 +238,7 @@ def test_parts_that_do_not_fit_each_other_are_refused_before_a_job_exists(client
     before = len(client.get("/v1/jobs?limit=200").json["items"])
     wide = client.store(pt(features=9))["digest"]
     problem = assert_problem(client.evaluate(checkpoint=wide, dataset="points"), 422)
-    assert "takes (9,) float32; points@1 gives (6,) float32" in problem["detail"]
+    assert "expects (9,) float32; dataset points@1 gives (6,) float32" in problem["detail"]
     four = client.store(pt(outputs=4))["digest"]
     assert_problem(
         client.evaluate(checkpoint=four, dataset="points"), 422, "4 outputs", "3 classes"

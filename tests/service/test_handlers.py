@@ -19,8 +19,9 @@ from checkpoints.store import LocalStore
 from models import runtime, tensorfile
 from models.datasets import Dataset
 from models.evaluation_key import evaluation_key
+from models.plugins import Loaded
 from models.tensorfile import TensorSource
-from service.jobs import handlers, progress
+from service.jobs import handlers, networks, progress
 from service.jobs.engines import ChildOptions, TaskFailed
 
 CLASSES = ("ant", "bee", "cat")
@@ -54,7 +55,13 @@ def publish(store, write):
 
 def put_dataset(store, x, y, classes=CLASSES):
     """As an ingestion keeps it, with a group of every second example."""
-    context = handlers.Context(options=options_of(None), store=store, materials=None, device="cpu")
+    context = handlers.Context(
+        options=options_of(None),
+        store=store,
+        materials=None,
+        device="cpu",
+        plugins=Loaded(plugins=[], provides={}),
+    )
     halves = np.array(["even", "odd"])[np.arange(len(x)) % 2]
     upload = keep(store, npz(x=x, y=y, half=halves))
     return ingest(context, upload, classes=list(classes), groups=["half"])["digest"]
@@ -202,7 +209,9 @@ def test_equal_keys_give_equal_bytes_also_after_something_else_and_in_another_ch
 
 def test_a_network_and_its_batches_lie_in_memory_of_their_own(context, payload):
     manifest, arrays = context.materials.checkpoint(payload["checkpoint"])
-    model = handlers._network(manifest, arrays, "cpu")
+    model = networks.build(
+        manifest, arrays, shape=(4, 3), classes=3, task="multiclass", device="cpu"
+    )
     for name, weight in model.state_dict().items():
         assert weight.data_ptr() % 64 == 0, name
         assert not np.shares_memory(weight.numpy(), arrays[name])
@@ -370,7 +379,10 @@ def test_another_number_of_outputs_than_classes_is_refused(context, payload, out
 @pytest.mark.parametrize(
     ("transforms", "words"),
     [
-        (FLATTEN[:1], "takes (12,) float32; insects@1 gives (3, 4) float32 after [to_float]"),
+        (
+            FLATTEN[:1],
+            "expects (12,) float32; dataset insects@1 gives (3, 4) float32 after [to_float]",
+        ),
         (FLATTEN[1:], "gives (12,) uint8 after [flatten]"),
         ([{"name": "normalize", "mean": [0.0], "std": [1.0]}], "put to_float before it"),
     ],

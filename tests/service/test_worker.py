@@ -487,7 +487,10 @@ def test_a_worker_publishes_what_its_children_say_and_signs_off(site):
         "policies": {"cpu": {"device": "cpu", "threads": 3}},
         "environment": {"os": "any"},
         "catalog": {},
+        "plugins": [],
+        "provides": {},
     }
+    assert row.additions is None
     assert site.workers() == {}
 
 

@@ -18,7 +18,8 @@ def open_context(options, device):
 def hello(context):
     kinds = {"evaluation": False, "ingestion": False, "training": True}
     policies = {"cpu": {"device": "cpu", "threads": context.threads}}
-    return {"policies": policies, "environment": {"os": "any"}, "catalog": {}, "kinds": kinds}
+    said = {"catalog": {}, "plugins": [], "provides": {}, "kinds": kinds}
+    return {"policies": policies, "environment": {"os": "any"}, **said}
 
 
 def run(task, context, report):

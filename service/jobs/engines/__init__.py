@@ -8,7 +8,8 @@ runs each in a child process, the default.
 Messages are JSON objects with a ``type``:
 
 * ``hello``: a child is ready. ``slot``, ``device`` (the slot's), ``policies`` (numeric policy by
-  kind of device), ``environment``, ``catalog``, ``kinds`` (each kind of job it can do, and whether
+  kind of device), ``environment``, ``catalog``, ``plugins`` and ``provides`` (see
+  `models.plugins.Loaded`), ``kinds`` (each kind of job it can do, and whether
   that kind is long: see `service.jobs.handlers.Handler`).
 * ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``.
 * ``succeeded``: ``id``, ``attempt``, ``result``.

@@ -1,0 +1,1 @@
+"""A plug-in of which each part fails in its own way; this one imports."""
