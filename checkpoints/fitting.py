@@ -39,43 +39,46 @@ def check_fit(
     expected = manifest.input_shape
     if made is None or expected is None or manifest.outputs is None:
         return
-    fits = len(made.shape) == len(expected) and all(
-        want in (None, have) for want, have in zip(expected, made.shape, strict=True)
-    )
+    fits = len(made.shape) == len(expected) and all(map(_takes, expected, made.shape))
     if not fits or made.dtype != "float32":
         names = ", ".join(one.name for one in transforms)
+        advice = _advice(expected, made, transforms)
         raise SpecError(
             f"the checkpoint expects {_shown(expected)} float32; dataset {dataset} gives "
-            f"{_shown(made.shape)} {made.dtype} after [{names}]; {_advice(expected, made)}",
+            f"{_shown(made.shape)} {made.dtype} after [{names}]; {advice}",
             pointer="/transforms",
         )
     entry = catalog.ARCHITECTURES[manifest.architecture]
     entry.layout.tensors(entry.build(manifest.hyperparameters), made.shape, manifest.outputs)
 
 
-def _advice(expected: OpenShape, made: ExampleType) -> str:
+def _advice(expected: OpenShape, made: ExampleType, transforms: Sequence[Component]) -> str:
     """What would make the one of the other."""
     have = made.shape
     if len(expected) == 1 and len(have) > 1:
         return "add the transform flatten"
+    fits = len(expected) == len(have) and all(map(_takes, expected, have))
+    if fits:
+        return "add the transform to_float"
     if len(expected) != 3 or len(have) != 3:
-        if len(expected) == len(have) and all(
-            want in (None, length) for want, length in zip(expected, have, strict=True)
-        ):
-            return "add the transform to_float"
         return "choose the columns or arrays that the network was trained on"
     steps = []
-    if expected[0] == 1 and have[0] == 3:
+    if (expected[0], have[0]) == (1, 3):
         steps.append("grey")
-    elif expected[0] not in (None, have[0]):
+    elif not _takes(expected[0], have[0]):
         mode = {1: "grey", 3: "rgb"}.get(expected[0] or 0)
         register = f"register the images with mode {mode}" if mode else "register other images"
         return f"{register}, for no transform makes {expected[0]} channels of {have[0]}"
-    if any(want not in (None, length) for want, length in zip(expected[1:], have[1:], strict=True)):
+    if not all(map(_takes, expected[1:], have[1:])):
         steps.append(f"resize to [{expected[1]}, {expected[2]}]")
+    before = f" before {transforms[0].name}" if transforms else ""
     if made.dtype != "float32":
         steps.append("to_float")
-    return "add the transform" + ("s " if len(steps) > 1 else " ") + " and ".join(steps)
+    return f"add the transform{'s' if len(steps) > 1 else ''} {' and '.join(steps)}{before}"
+
+
+def _takes(expected: int | None, have: int | None) -> bool:
+    return expected in (None, have)
 
 
 def output_order(

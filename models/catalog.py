@@ -44,6 +44,7 @@ ARCHITECTURES = Catalog(
             summary="Multilayer perceptron for examples of one axis.",
             parameters=mlp.MLPParameters,
             layout=mlp,
+            renames=mlp.sequential_names,
         ),
         "convnet": ArchitectureEntry(
             target="models.architectures.convnet:ConvNet",

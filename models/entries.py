@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from models import parameters as declared
-from models.layouts import Layout
+from models.layouts import Layout, Shape
 from models.parameters import Parameters
 from models.spec import SpecError
 
@@ -82,9 +82,16 @@ class PublishedEntry(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureEntry(Entry):
-    """An architecture, which also says its tensors (see `models.layouts`)."""
+    """An architecture, which also says its tensors (see `models.layouts`).
+
+    Attributes:
+        renames: says what tensors are to be called that other code wrote: from leading segments of
+            the names in a file to those of the layout. Empty where they are not to be renamed;
+            SpecError where such a network is none of this architecture.
+    """
 
     layout: Layout
+    renames: Callable[[Mapping[str, Shape]], dict[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from checkpoints.errors import CheckpointError, counted, listed, quoted
 from checkpoints.reading import formats, statedicts
 from checkpoints.reading.formats import Contents
-from checkpoints.reading.matching import Claims, combined, match
+from checkpoints.reading.matching import Claims, combined, match, own_names
 from checkpoints.reading.statedicts import Tensors
 from checkpoints.reading.tensors import (
     DTYPES,
@@ -23,7 +23,7 @@ from checkpoints.reading.tensors import (
     not_finite_warnings,
 )
 from models import catalog, tensorfile
-from models.layouts import TensorSpec
+from models.layouts import Shape, TensorSpec
 
 _CANONICAL = {"float32": "F32", "int64": "I64"}
 
@@ -76,7 +76,8 @@ def _convert(
     bare, stripped = statedicts.strip(tensors)
     tensors, renamed = statedicts.rename(bare, statedicts.without_prefixes(key_map, bare))
     claims, left_out = combined(claims, _of_file(contents, stated, declaration))
-    manifest, matched = match(claims, {name: one.shape for name, one in tensors.items()})
+    tensors, taken = statedicts.rename(tensors, own_names(claims, _shapes(tensors)))
+    manifest, matched = match(claims, _shapes(tensors))
     expected = _as_they_are(tensors) if matched is None else matched
     _check_dtypes(tensors, expected)
     _check_views(tensors)
@@ -110,15 +111,22 @@ def _convert(
         for name, spec in expected.items()
         if spec.dtype == "float32" and name.rsplit(".", 1)[-1] not in NOT_LEARNED
     )
+    changes = [*adjustments, *stripped, *renamed, *taken, *left_out]
+    warnings = not_finite_warnings(not_finite)
+    if matched is None:
+        warnings.append(_CHECKED_LATER.format(manifest.architecture))
     return {
         "format": contents.format,
         **manifest.to_json(),
         "parameters": learned,
         "tensors": len(expected),
-        "adjustments": adjustments + stripped + renamed + left_out + _converted(tensors, expected),
-        "warnings": not_finite_warnings(not_finite)
-        + ([] if matched is not None else [_CHECKED_LATER.format(manifest.architecture)]),
+        "adjustments": changes + _converted(tensors, expected),
+        "warnings": warnings,
     }
+
+
+def _shapes(tensors: Tensors) -> dict[str, Shape]:
+    return {name: one.shape for name, one in tensors.items()}
 
 
 def _as_they_are(tensors: Tensors) -> dict[str, TensorSpec]:

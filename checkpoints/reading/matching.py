@@ -108,6 +108,21 @@ def combined(said: Claims, stated: Claims) -> tuple[Claims, list[str]]:
     return together, [f"left out hyperparameters that {architecture} has not: {listed(left_out)}"]
 
 
+def own_names(claims: Claims, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """What the architecture renames by itself, in the form of a ``key_map``.
+
+    Raises:
+        CheckpointError: such a network is none of this architecture.
+    """
+    if claims.architecture not in set(catalog.ARCHITECTURES):
+        return {}
+    renames = catalog.ARCHITECTURES[claims.architecture].renames
+    try:
+        return {} if renames is None else renames(shapes)
+    except SpecError as error:
+        raise CheckpointError(error.detail) from None
+
+
 def match(
     claims: Claims, shapes: Mapping[str, Shape]
 ) -> tuple[Manifest, dict[str, TensorSpec] | None]:
@@ -239,12 +254,24 @@ def _acceptable(entry: ArchitectureEntry, shown: Shown) -> Mapping[str, Any]:
 def _fits(entry: ArchitectureEntry, shapes: Mapping[str, Shape]) -> Shown | None:
     """What the shapes show if this architecture has exactly these tensors."""
     try:
+        shapes = _renamed(entry, shapes)
         shown = entry.layout.shown(shapes)
         parameters = declared.build(entry.parameters, shown.parameters)
         expected = entry.layout.tensors(parameters, shown.input_shape, shown.outputs)
     except SpecError:
         return None
     return shown if {name: spec.shape for name, spec in expected.items()} == shapes else None
+
+
+def _renamed(entry: ArchitectureEntry, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    names = {} if entry.renames is None else entry.renames(shapes)
+    if not names:
+        return shapes
+    found = {}
+    for name, shape in shapes.items():
+        module, _, tensor = name.rpartition(".")
+        found[f"{names[module]}.{tensor}"] = shape
+    return found
 
 
 def _that_fit(shapes: Mapping[str, Shape]) -> str:

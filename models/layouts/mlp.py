@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,3 +78,39 @@ def shown(shapes: Mapping[str, Shape]) -> Shown:
         input_shape=(before,),
         outputs=outputs,
     )
+
+
+_IN_SEQUENTIAL = re.compile(r"((?:.*\.)?)(\d{1,6})\.\w+")
+
+
+def sequential_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`: of an ``nn.Sequential``, bare or as a member.
+
+    Its linear layers and batch norms are numbered with whatever stands between them, such as
+    activations, which have no tensors: ``0.weight``, ``2.weight``.
+    """
+    matches = [_IN_SEQUENTIAL.fullmatch(name) for name in shapes]
+    found = [(match[1], int(match[2])) for match in matches if match]
+    prefixes, indices = {prefix for prefix, _ in found}, sorted({index for _, index in found})
+    if len(found) < len(matches) or len(prefixes) != 1:
+        return {}
+    (prefix,) = prefixes
+    if prefix == "layers." and indices == list(range(len(indices))):
+        return {}  # the names are those of the layout
+    names: dict[str, str] = {}
+    linear: list[int] = []
+    for index in indices:
+        axes = len(shapes.get(f"{prefix}{index}.weight", ()))
+        if axes == 2:
+            if linear and linear[-1] == index - 1:
+                raise SpecError(
+                    f"{prefix}{index - 1} and {prefix}{index} are linear layers with no activation "
+                    "between them; mlp has one after each hidden layer"
+                )
+            names[f"{prefix}{index}"] = f"layers.{len(linear)}"
+            linear.append(index)
+        elif axes == 1 and linear and linear[-1] == index - 1:
+            names[f"{prefix}{index}"] = f"norms.{len(linear) - 1}"
+        else:
+            return {}
+    return names

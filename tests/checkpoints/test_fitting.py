@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from checkpoints.manifest import Manifest
 from models.architectures.mlp import MLP
 from models.evaluation import REORDERED, evaluate
 from models.layouts.mlp import MLPParameters
-from models.spec import SpecError
+from models.spec import Component, SpecError
 from models.transforms import ExampleType
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -184,3 +185,114 @@ def test_one_output_of_the_reversed_classes_gives_the_same_report_as_its_negatio
     assert reversed_.warnings == [*straight.warnings, REORDERED]
     assert reversed_.logits_sha256 == straight.logits_sha256
     assert reversed_.to_json() | {"warnings": straight.warnings} == straight.to_json()
+
+
+def images(channels, height, width):
+    return Manifest(
+        architecture="convnet",
+        hyperparameters={"widths": [4], "dropout": 0.0},
+        input_shape=(channels, height, width),
+        outputs=4,
+        classes=None,
+        transforms=(),
+        assumed=(),
+    )
+
+
+UINT8 = "uint8"
+
+
+@pytest.mark.parametrize(
+    ("stated", "shape", "dtype", "transforms", "said"),
+    [
+        (
+            images(3, 224, 224),
+            (1, 28, 28),
+            UINT8,
+            ["to_float"],
+            "expects (3, 224, 224) float32; dataset zoo@1 gives (1, 28, 28) float32 after "
+            "[to_float]; register the images with mode rgb, for no transform makes 3 channels of 1",
+        ),
+        (
+            images(1, 28, 28),
+            (3, 32, 32),
+            UINT8,
+            [],
+            "expects (1, 28, 28) float32; dataset zoo@1 gives (3, 32, 32) uint8 after []; add the "
+            "transforms grey and resize to [28, 28] and to_float",
+        ),
+        (
+            images(3, 8, 8),
+            (3, 9, 8),
+            UINT8,
+            ["to_float"],
+            "expects (3, 8, 8) float32; dataset zoo@1 gives (3, 9, 8) float32 after [to_float]; "
+            "add the transform resize to [8, 8] before to_float",
+        ),
+        (
+            images(3, None, None),
+            (3, 9, 8),
+            UINT8,
+            [],
+            "expects (3, any, any) float32; dataset zoo@1 gives (3, 9, 8) uint8 after []; add the "
+            "transform to_float",
+        ),
+        (
+            images(5, None, None),
+            (3, 9, 8),
+            UINT8,
+            ["to_float"],
+            "; register other images, for no transform makes 5 channels of 3",
+        ),
+        (
+            manifest(NAMES),
+            (2, 3),
+            UINT8,
+            ["to_float"],
+            "expects (6,) float32; dataset zoo@1 gives (2, 3) float32 after [to_float]; add the "
+            "transform flatten",
+        ),
+        (
+            manifest(NAMES),
+            (7,),
+            "float32",
+            [],
+            "expects (6,) float32; dataset zoo@1 gives (7,) float32 after []; choose the columns "
+            "or arrays that the network was trained on",
+        ),
+        (
+            manifest(NAMES),
+            (6,),
+            "int64",
+            [],
+            "expects (6,) float32; dataset zoo@1 gives (6,) int64 after []; add the transform "
+            "to_float",
+        ),
+    ],
+)
+def test_a_mismatch_says_both_sides_and_what_would_fit(stated, shape, dtype, transforms, said):
+    with pytest.raises(SpecError) as caught:
+        check_fit(
+            stated,
+            dataset="zoo@1",
+            task="multiclass",
+            classes=NAMES,
+            example=ExampleType(shape=shape, dtype=dtype),
+            transforms=[Component(name=one) for one in transforms],
+        )
+    assert said in caught.value.detail
+    assert caught.value.pointer == "/transforms"
+
+
+def test_what_only_a_plugins_code_knows_is_left_to_the_worker():
+    foreign = replace(images(3, 8, 8), architecture="theirs", input_shape=None, outputs=None)
+    check_fit(
+        foreign,
+        dataset="zoo@1",
+        task="multiclass",
+        classes=NAMES,
+        example=ExampleType(shape=(1,), dtype="int64"),
+        transforms=[],
+    )
+    stated = replace(foreign, classes=NAMES[:3])
+    assert "missing (1): 'dog'" in refusal(stated)
