@@ -28,7 +28,13 @@ from models.entries import ArchitectureEntry, Catalog, Entry, FormatEntry, Publi
 from models.layouts import convnet, mlp
 from models.spec import Component, SpecError
 from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat, Transform, images
-from models.transforms.tables import Impute, OneHot, Standardize, TakesConstants
+from models.transforms.tables import (
+    Impute,
+    OneHot,
+    Standardize,
+    TakesConstants,
+    missing_constants,
+)
 
 # A line of text, not of JSON, with a comma, semicolon or tab behind its first cell.
 _CSV = (
@@ -289,6 +295,14 @@ def augmentations(components: Sequence[Component], *, pointer: str) -> list[Augm
     return _built(AUGMENTATIONS, components, advice, pointer)
 
 
+def check_constants(components: Sequence[Component], *, pointer: str) -> None:
+    """Raise SpecError if a transform lacks constants that nobody will give it."""
+    for index, one in enumerate(transforms(components, pointer=pointer)):
+        if isinstance(one, TakesConstants) and one.needs_constants:
+            error = missing_constants(components[index].name, one.dataset)
+            raise error.under(f"{pointer}/{index}")
+
+
 def resolved(components: Sequence[Component], *, pointer: str) -> list[dict[str, Any]]:
     """The components on the wire's form with every default filled in."""
     checked = transforms(components, pointer=pointer)
@@ -331,6 +345,34 @@ def output_of(
         return example if prepared else example.prepared()
     except SpecError as error:
         raise error.under(pointer) from None
+
+
+def check_prepared(
+    components: Sequence[Component],
+    example: ExampleType,
+    *,
+    examples: int,
+    most_bytes: int,
+    pointer: str,
+) -> None:
+    """Raise SpecError if the prepared form of a dataset takes more than that.
+
+    Args:
+        example: one of the dataset's, before the transforms.
+        examples: how many it has.
+    """
+    on_host = [
+        components[i]
+        for i, one in enumerate(transforms(components, pointer=pointer))
+        if one.on_host
+    ]
+    made = output_of(on_host, example, pointer=pointer) if on_host else None
+    if made is not None and examples * made.size_bytes > most_bytes:
+        raise SpecError(
+            f"prepared by these transforms the dataset takes {examples * made.size_bytes} bytes; "
+            f"at most {most_bytes} are taken (HOLDOUT_PREPARED_BYTES): make the examples smaller",
+            pointer=pointer,
+        )
 
 
 def divided(

@@ -60,6 +60,33 @@ class ByValue:
     absent: Booleans
 
 
+def merged_groups(groups: Groups, *, least: int) -> Groups:
+    """The same slices, of each group those values made one that have fewer examples than ``least``.
+
+    As many of the next larger values join them as it takes for the one to have that many, so that
+    what is left out cannot be found by subtraction.
+    """
+    merged: dict[str, tuple[Integers, Sequence[str]]] = {}
+    for group, (codes, values) in groups.items():
+        size = np.bincount(codes, minlength=len(values))
+        there = np.flatnonzero(size)
+        ascending = there[np.argsort(size[there], kind="stable")]
+        together = np.cumsum(size[ascending])
+        # all below the bound, and then until they are enough
+        count = int(np.count_nonzero(size[ascending] < least))
+        while 0 < count < len(ascending) and together[count - 1] < least:
+            count += 1
+        if count == 0:
+            merged[group] = (codes, values)
+            continue
+        one = f"{count} values, such as have fewer than {least} examples"
+        kept = np.sort(ascending[count:])
+        new = np.full(len(values), len(kept), np.int64)
+        new[kept] = np.arange(len(kept))
+        merged[group] = (new[codes], [*(values[index] for index in kept), one])
+    return merged
+
+
 def per_group(
     groups: Groups,
     loss: Floats,

@@ -108,7 +108,7 @@ class Settings:
     max_image_pixels: int = _setting(2**26, "Most pixels of one image of a dataset.", low=1)
     prepared_bytes: int = _setting(
         50 * 2**30,
-        "What prepared datasets may take together; those longest unused go first.",
+        "What prepared datasets may take together, and each alone; those longest unused go first.",
         low=0,
     )
     reader_memory_bytes: int = _setting(

@@ -377,6 +377,7 @@ def _transforms(components: tuple[Component, ...] | None) -> tuple[dict[str, Any
     if components is None:
         return None
     try:
+        catalog.check_constants(components, pointer="/transforms")
         return tuple(catalog.resolved(components, pointer="/transforms"))
     except SpecError as error:
         raise _refused(error, "") from None

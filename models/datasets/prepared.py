@@ -77,9 +77,8 @@ def prepare(
     out = Placer(descriptor, planned)
     parts = _rows if dataset.columns is not None else _images
     done = 0
-    for part in parts(dataset, transforms):
-        out.append("x", np.ascontiguousarray(part, dtype).reshape(-1).view(np.uint8).data)
-        done += len(part)
+    for count in parts(dataset, transforms, out, dtype):
+        done += count
         progress(done)
 
 
@@ -90,28 +89,44 @@ def open_prepared(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     return x
 
 
-def _rows(dataset: Dataset, transforms: Sequence[Transform]) -> Iterator[np.ndarray[Any, Any]]:
+def _rows(
+    dataset: Dataset, transforms: Sequence[Transform], out: Placer, dtype: np.dtype[Any]
+) -> Iterator[int]:
+    """Write what becomes of a table; yields how many rows were written since."""
     from models.transforms import tabular
 
     columns = dataset.columns or ()
     step = max(1, _CHUNK_BYTES // (8 * max(1, len(columns))))
     for first in range(0, len(dataset), step):
         rows = dataset.x[first : first + step]
-        yield tabular.apply(transforms, rows, columns, first=first)
+        out.append("x", _bytes(tabular.apply(transforms, rows, columns, first=first), dtype))
+        yield len(rows)
 
 
-def _images(dataset: Dataset, transforms: Sequence[Transform]) -> Iterator[np.ndarray[Any, Any]]:
+def _images(
+    dataset: Dataset, transforms: Sequence[Transform], out: Placer, dtype: np.dtype[Any]
+) -> Iterator[int]:
+    """Write what becomes of images; yields how many were written since."""
     from models.transforms import geometric
 
-    def one(index: int) -> np.ndarray[Any, Any]:
-        return geometric.apply(transforms, images[index])
-
     images = Images(dataset)
+
+    def write(index: int) -> None:
+        data = _bytes(geometric.apply(transforms, images[index]), dtype)
+        out.put("x", index * len(data), data)
+
     threads = len(os.sched_getaffinity(0))
     step = 64 * threads
     with ThreadPoolExecutor(threads) as pool:  # Pillow works outside of the interpreter's lock
         for first in range(0, len(dataset), step):
-            yield np.stack(list(pool.map(one, range(first, min(first + step, len(dataset))))))
+            part = range(first, min(first + step, len(dataset)))
+            for _ in pool.map(write, part):
+                pass
+            yield len(part)
+
+
+def _bytes(values: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> memoryview:
+    return np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8).data
 
 
 class Images:

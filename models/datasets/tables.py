@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from models import catalog
+from models.canonical import canonical_json
 from models.datasets import decoded, labels
 from models.datasets.arrays import bad_file
 from models.datasets.decoded import TableColumn
@@ -126,11 +127,12 @@ def take(table: Table, intake: Intake) -> Found:
 
 def _check_constants(spec: DatasetSpec) -> None:
     """Refuse transforms whose constants nobody gave, unless this file is to give them."""
+    gives = spec.split == "train" and not spec.sealed  # constants show what is in a dataset
     for index, one in enumerate(catalog.transforms(spec.transforms, pointer="/transforms")):
         if (
             isinstance(one, TakesConstants)
             and one.needs_constants
-            and (one.dataset is not None or spec.split != "train")
+            and (one.dataset is not None or not gives)
         ):
             error = missing_constants(spec.transforms[index].name, one.dataset)
             raise error.under(f"/transforms/{index}")
@@ -302,13 +304,17 @@ def _write_features(
     out: Placer, rows: Rows, columns: Sequence[TableColumn]
 ) -> np.ndarray[Any, Any]:
     """Write ``x`` and ``hashes``, and return the hashes."""
-    # Equal rows of two datasets, whose categories stand in another order, have equal hashes.
+    # Equal rows have equal hashes in all datasets of the same columns, in whatever order columns
+    # and categories stand there.
     stand_ins = {
         index: np.append(_text_hashes(one.categories), np.full(1, np.nan).view(np.uint64))
         for index, one in enumerate(columns)
         if one.categories
     }
-    prints = decoded.Fingerprints(f"table {len(columns)}", 8 * len(columns))
+    names = [one.name for one in columns]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    kind = f"table {canonical_json(sorted(names)).decode()}"
+    prints = decoded.Fingerprints(kind, 8 * len(columns))
     hashes = bytearray()
     for x in rows.features():
         out.append("x", _bytes(x))
@@ -316,7 +322,7 @@ def _write_features(
         for index, values in stand_ins.items():
             missing = np.isnan(x[:, index])
             hashed[:, index] = values[np.where(missing, -1, x[:, index]).astype(np.int64)]
-        hashes += prints.of(_bytes(hashed))
+        hashes += prints.of(_bytes(hashed[:, order]))
     out.append("hashes", memoryview(hashes))
     return np.frombuffer(hashes, "<u8")
 

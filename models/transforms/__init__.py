@@ -52,6 +52,12 @@ class ExampleType:
     dtype: str
     columns: tuple[Column, ...] | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """What an example takes whose shape has no open length."""
+        bits = int(self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
+        return math.prod(length or 0 for length in self.shape) * bits // 8
+
     def prepared(self) -> ExampleType:
         """The type of an example once its dataset is prepared: a table becomes float32 numbers.
 

@@ -64,7 +64,7 @@ def list_datasets(wanted: tuple[Any, dict[str, Any]]) -> dict[str, Any]:
 @blueprint.response(200, resources.DatasetSchema)
 def get_dataset(ref: str) -> dict[str, Any]:
     """Look at one version: NAME (the latest) or NAME@VERSION"""
-    return datasets.get(services(), ref)
+    return datasets.get(services(), ref, caller=caller())
 
 
 @blueprint.route("/<ref>/split", methods=["POST"], role="trainer")
@@ -133,5 +133,5 @@ def delete_dataset(ref: str) -> None:
 @blueprint.response(200, resources.DatasetPage)
 def list_versions(wanted: tuple[Any, dict[str, Any]], name: str) -> dict[str, Any]:
     """List the versions of one name"""
-    datasets.get(services(), name)
+    datasets.get(services(), name, caller=caller())
     return page(datasets.search(services(), wanted[0], name=name))

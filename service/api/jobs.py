@@ -11,6 +11,7 @@ from flask import Response, current_app, request
 from models.canonical import canonical_json
 from models.spec import SpecError
 from service.api import resources, schemas
+from service.api.access import caller
 from service.api.blueprint import Blueprint, once, services
 from service.api.replies import page, posted, shown
 from service.jobs.job import Event
@@ -33,7 +34,7 @@ KEEP_ALIVE_S = 15.0
 def list_jobs(wanted: tuple[Any, dict[str, Any]]) -> dict[str, Any]:
     """List jobs of every kind"""
     at, filters = wanted
-    return page(jobs.search(services(), at, **filters))
+    return page(jobs.search(services(), at, caller=caller(), **filters))
 
 
 @blueprint.route("/<job_id>", role="viewer")

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response, current_app, request
 
 from service.api import resources, schemas
+from service.api.access import caller
 from service.api.blueprint import Blueprint, services
 from service.jobs.lifecycle import ended
 from service.jobs.watcher import Watcher
@@ -24,7 +25,7 @@ def posted(
     if not cached:
         hold(job_id, wait_s)
     job = jobs.get(services(), job_id)
-    body = jobs.body(job, now=services().clock(), cached=cached)
+    body = jobs.body(job, caller=caller(), now=services().clock(), cached=cached)
     headers = {"Location": jobs.location(job)}
     if ended(job.state):
         return body, 200, headers
@@ -37,7 +38,7 @@ def shown(job_id: str, wait_s: float, *, kind: str | None = None) -> dict[str, A
     if wait_s > 0 and not ended(job.state):
         hold(job_id, wait_s)
         job = jobs.get(services(), job_id)
-    return jobs.body(job, now=services().clock())
+    return jobs.body(job, caller=caller(), now=services().clock())
 
 
 def hold(job_id: str, wait_s: float) -> None:
@@ -63,7 +64,7 @@ def job_views(blueprint: Blueprint, *, kind: str, query: type[schemas.PageQuery]
     @blueprint.doc(summary=f"List {kind}s")
     def list_(wanted: tuple[Any, dict[str, Any]]) -> Any:
         at, filters = wanted
-        return page(jobs.search(services(), at, kind=kind, **filters))
+        return page(jobs.search(services(), at, caller=caller(), kind=kind, **filters))
 
     @blueprint.route("/<job_id>", role="viewer", endpoint=f"get_{kind}")
     @blueprint.arguments(schemas.WaitQuery, location="query")

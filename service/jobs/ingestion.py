@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkpoints.errors import DamagedBlob, MissingBlob
@@ -54,7 +55,24 @@ def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> di
         if "error" in answer:
             refusal = answer["error"]
             raise TaskFailed("bad_request", refusal["detail"], pointer=refusal["pointer"])
+        _check_order(answer["dataset"], payload.get("like", {}))
         return _made(answer["dataset"], draft.publish(), payload["spec"])
+
+
+def _check_order(found: Mapping[str, Any], like: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a table with the columns of the dataset that its constants come from, reordered.
+
+    A network takes columns by their places, so it would be judged on scrambled examples.
+    """
+    names = [one["name"] for one in found.get("columns") or ()]
+    for other, columns in like.items():
+        if names != columns and sorted(names) == sorted(columns):
+            raise TaskFailed(
+                "bad_request",
+                f"the columns stand in another order than those of {other}, which constants are "
+                f"taken from: name them in that order in features, {json.dumps(columns)[:1000]}",
+                pointer="/features",
+            )
 
 
 def _of_plugins(spec: Mapping[str, Any]) -> dict[str, Any]:

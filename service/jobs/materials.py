@@ -39,6 +39,7 @@ class Materials:
 
     def __init__(self, store: Store, options: ChildOptions) -> None:
         self._store = store
+        self._prepared_bytes = options.prepared_bytes
         self._prepared = FileCache(options.data_dir / "prepared", max_bytes=options.prepared_bytes)
         self.datasets: OrderedDict[str, Dataset] = OrderedDict()
         self._examples: OrderedDict[str, Array] = OrderedDict()
@@ -91,6 +92,13 @@ class Materials:
             return self._prepared.get(key, make, prepared.open_prepared)
 
         try:
+            catalog.check_prepared(
+                components,
+                dataset.example,
+                examples=len(dataset),
+                most_bytes=self._prepared_bytes,
+                pointer="/transforms",
+            )
             return _kept(self._examples, key, fetch), on_device
         except SpecError as error:
             raise TaskFailed("bad_request", error.detail, pointer="/transforms") from error

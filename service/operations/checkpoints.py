@@ -14,10 +14,11 @@ from checkpoints.errors import CheckpointError
 from checkpoints.manifest import Manifest
 from checkpoints.store import Draft
 from models.canonical import digest as digest_of
+from models.spec import Component
 from service.db.connection import lock_database, reading, upsert, writing
 from service.db.tables import checkpoint_sources, checkpoints
 from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
-from service.operations import workers
+from service.operations import constants, workers
 from service.operations.errors import Conflict, NotFound, Unavailable
 from service.operations.jobs import timestamp
 from service.operations.listing import Page, select_page
@@ -56,14 +57,17 @@ def upload(
 
     Raises:
         CheckpointError: the file cannot be taken; nothing of it is kept.
+        SpecError: a transform takes constants from a dataset that cannot give them.
         Unavailable: the reader is away, or the same checkpoint is being deleted.
     """
+    with reading(services.database) as db:
+        additions = workers.publish_added(db, services.clock())
+        declaration = _with_constants(db, declaration)
     declared = digest_of(declaration)
     source = {"source_sha256": draft.sha256, "declaration": declared}
     same = [checkpoint_sources.c[name] == value for name, value in source.items()]
     with reading(services.database) as db:
         known = db.scalar(select(checkpoint_sources.c.digest).where(*same))
-        additions = workers.publish_added(db, services.clock())
     if known is not None and services.store.exists(known):
         return known, False
     with services.store.draft() as canonical:
@@ -91,6 +95,16 @@ def upload(
         if not services.store.exists(blob.digest):
             raise Unavailable("the same checkpoint was deleted at this moment; send it again")
     return blob.digest, created
+
+
+def _with_constants(db: Connection, declaration: dict[str, Any]) -> dict[str, Any]:
+    """What is declared, with numbers in place of each dataset that a transform names."""
+    stated = declaration.get("transforms")
+    if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
+        return declaration  # the reader says what is wrong with it
+    components = [Component.from_json(one) for one in stated]
+    filled = constants.filled(db, components, pointer="/transforms")
+    return {**declaration, "transforms": [one.to_json() for one in filled]}
 
 
 def _convert(

@@ -42,6 +42,7 @@ def register(
     """
     with reading(services.database) as db:
         workers.publish_added(db, services.clock())
+        like = constants.columns(db, spec.transforms)
         components = constants.filled(db, spec.transforms, pointer="/transforms")
     transforms = catalog.resolved(components, pointer="/transforms")
     request = {**spec.to_json(), "transforms": transforms, "format": _format(draft, spec)}
@@ -50,7 +51,7 @@ def register(
         return _queue(
             services,
             {**request, "source_sha256": draft.sha256},
-            {"upload": upload, "spec": request},
+            {"upload": upload, "spec": request, "like": like},
             needs=catalog.providers(components, format=request["format"]),
             labels=labels,
             timeout_s=timeout_s,
@@ -79,7 +80,7 @@ def divide(
 
     Raises:
         NotFound: there is no such dataset.
-        SpecError: the two names are one, or the dataset is sealed.
+        SpecError: the two names are one, or the dataset is sealed or for testing.
     """
     if train == validation:
         raise SpecError("train and validation must be two names", pointer="/validation")
@@ -88,6 +89,8 @@ def divide(
     name = f"{row.name}@{row.version}"
     if row.spec["sealed"]:
         raise SpecError(f"{name} is sealed: its examples must not get into a training")
+    if row.spec["split"] == "test":
+        raise SpecError(f"{name} is for testing: its examples must not get into a training")
     common = {key: row.spec[key] for key in ("task", "transforms", "positive_class")}
     specs = [
         {**common, "name": part, "split": split, "sealed": False}
@@ -205,6 +208,7 @@ def _keep(
 
 
 EXISTS = datasets.c.deleted_at.is_(None)
+OF_SEALED_COLUMNS = ("name", "kind", "missing")  # the rest is, or may be, some cell's content
 NOT_DETAILS = ("digest", "size_bytes", "positive_class", "transforms", "spec")
 
 
@@ -232,12 +236,16 @@ def resolve(db: Connection, ref: str) -> Row[Any]:
     return row
 
 
-def get(services: Services, ref: str) -> dict[str, Any]:
+def get(services: Services, ref: str, *, caller: Caller) -> dict[str, Any]:
     """One dataset version by reference."""
     with reading(services.database) as db:
         row = resolve(db, ref)
     columns = row.details.get("columns")  # of a table there may be thousands: not for lists
-    return body(row) if columns is None else {**body(row), "columns": columns}
+    if columns is None:
+        return body(row)
+    if row.spec["sealed"] and caller.role != "admin":
+        columns = [{name: one[name] for name in OF_SEALED_COLUMNS} for one in columns]
+    return {**body(row), "columns": columns}
 
 
 def search(

@@ -55,7 +55,7 @@ def request(
         except (NotFound, Conflict) as error:
             raise SpecError(error.detail, pointer="/checkpoint") from None
         manifest = Manifest.from_json(checkpoint.manifest)
-        payload, policies = _settled(db, spec, checkpoint.digest, manifest, now)
+        payload, policies = _settled(services, db, spec, checkpoint.digest, manifest)
         known = None if fresh else _known(db, payload, policies, labels)
     if known is not None:
         return known, True
@@ -120,20 +120,21 @@ def check_dataset(services: Services, ref: str) -> None:
 def check(services: Services, spec: EvaluationSpec, manifest: Manifest) -> None:
     """Raise SpecError unless a checkpoint that is not stored yet can be evaluated so."""
     with reading(services.database) as db:
-        _settled(db, spec, spec.checkpoint, manifest, services.clock())
+        _settled(services, db, spec, spec.checkpoint, manifest)
 
 
 def _settled(
-    db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest, now: float
+    services: Services, db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the job's child needs, and the policies of the workers that could do it.
 
     Raises:
         SpecError: the parts do not fit each other, naming the field.
     """
+    now = services.clock()
     workers.publish_added(db, now)
     _check_offered(manifest)
-    payload = _payload(db, spec, digest, manifest, _dataset(db, spec.dataset))
+    payload = _payload(services, db, spec, digest, manifest)
     live = workers.live(db, now)
     policies = workers.policies(live, spec.device, payload["needs"])
     if live and not policies:
@@ -175,9 +176,10 @@ def _example(dataset: Row[Any]) -> ExampleType:
 
 
 def _payload(
-    db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest, dataset: Row[Any]
+    services: Services, db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest
 ) -> dict[str, Any]:
     """All that the child needs, once it is sure that checkpoint and dataset fit each other."""
+    dataset = _dataset(db, spec.dataset)
     task, name = dataset.spec["task"], f"{dataset.name}@{dataset.version}"
     if spec.threshold is not None and task == "multiclass":
         raise SpecError(
@@ -194,6 +196,13 @@ def _payload(
         example=_example(dataset),
         transforms=components,
     )
+    catalog.check_prepared(
+        components,
+        _example(dataset),
+        examples=dataset.details["examples"],
+        most_bytes=services.settings.prepared_bytes,
+        pointer="/transforms",
+    )
     stated = {"transforms"} if transforms_from == "request" else set()
     threshold = spec.threshold
     if threshold is None and (task == "multilabel" or (task == "binary" and manifest.outputs == 1)):
@@ -209,6 +218,7 @@ def _payload(
         "batch_size": spec.batch_size,
         "threshold": threshold,
         "device": spec.device,
+        "sealed": dataset.spec["sealed"],
         "needs": sorted(catalog.providers(components, architecture=manifest.architecture)),
         "assumed": [one for one in manifest.assumed if one not in stated],
     }

@@ -12,7 +12,7 @@ from models.spec import SpecError
 from service.db.connection import reading
 from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
 from service.operations import datasets
-from service.operations.errors import Forbidden, NotFound, Unavailable
+from service.operations.errors import Conflict, Forbidden, NotFound, Unavailable
 from service.operations.services import Caller, Services
 
 
@@ -50,18 +50,43 @@ def show(
 
 
 def overlap(services: Services, ref: str, other: str, *, caller: Caller) -> dict[str, Any]:
-    """How many examples of one dataset another has too; the indices unless either is sealed."""
+    """How many examples of one dataset another has too; the indices unless either is sealed.
+
+    Raises:
+        NotFound: there is no such dataset.
+        SpecError: likewise the other.
+        Conflict: no example of the one can equal one of the other.
+    """
     with reading(services.database) as db:
         rows = [datasets.resolve(db, ref)]
         try:
             rows.append(datasets.resolve(db, other))
         except NotFound as error:
             raise SpecError(error.detail, pointer="/with") from None
+    one, another = (_kind(row) for row in rows)
+    if one != another and "images of any size" not in (one, another):
+        raise Conflict(
+            f"no example can be in both: {rows[0].name}@{rows[0].version} holds {one}, "
+            f"{rows[1].name}@{rows[1].version} {another}"
+        )
     answer = _ask(services, "overlap", {}, rows, None)
     if caller.role != "admin" and any(row.spec["sealed"] for row in rows):
         answer["indices"] = None
     names = [f"{row.name}@{row.version}" for row in rows]
     return {"dataset": names[0], "with": names[1], **answer}
+
+
+def _kind(row: Row[Any]) -> str:
+    """What examples a dataset holds; examples of two kinds are never equal."""
+    columns = row.details.get("columns")
+    if columns is not None:
+        names = sorted(one["name"] for one in columns)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return f"rows of {', '.join(names[:10])}{more}"
+    given = row.details["input"]
+    if None in given["shape"]:
+        return "images of any size"
+    return f"arrays of shape {given['shape']} {given['dtype']}"
 
 
 def _check_seal(row: Row[Any], caller: Caller) -> None:

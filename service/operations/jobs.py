@@ -14,7 +14,7 @@ from service.jobs.job import JOB_COLUMNS
 from service.jobs.lifecycle import State, ended
 from service.operations.errors import Conflict, NotFound
 from service.operations.listing import Page, select_page
-from service.operations.services import Services
+from service.operations.services import Caller, Services
 
 # Where the resource of each kind of job lives.
 COLLECTIONS = {"evaluation": "/v1/evaluations", "ingestion": "/v1/ingestions"}
@@ -60,19 +60,22 @@ SERVICE_REASONS = {
 }
 
 
-def _problem(job: queue.Job) -> dict[str, Any] | None:
+def _problem(job: queue.Job, caller: Caller) -> dict[str, Any] | None:
     """Why the job failed, in the form of every other error."""
     if job.error is None:
         return None
-    reason = str(job.reason)
+    reason, detail = str(job.reason), job.error["detail"]
+    if job.request.get("sealed") and caller.role != "admin" and caller.name != job.created_by:
+        # It may quote a cell or a label.
+        detail = f"what was wrong is for admins and for {job.created_by}: the dataset is sealed"
     problem: dict[str, Any] = {
         "type": f"/problems/{reason.replace('_', '-')}",
         "title": SERVICE_REASONS.get(reason, "The job cannot be done as it was asked for"),
         "status": 500 if reason in SERVICE_REASONS else 422,
-        "detail": job.error["detail"],
+        "detail": detail,
     }
     if pointer := job.error.get("pointer"):
-        problem["errors"] = [{"pointer": pointer, "detail": job.error["detail"]}]
+        problem["errors"] = [{"pointer": pointer, "detail": detail}]
     return problem
 
 
@@ -87,10 +90,11 @@ def _progress(job: queue.Job, now: float) -> dict[str, Any] | None:
     return {**job.progress, "eta_s": eta_s}
 
 
-def body(job: queue.Job, *, now: float, cached: bool = False) -> dict[str, Any]:
+def body(job: queue.Job, *, caller: Caller, now: float, cached: bool = False) -> dict[str, Any]:
     """The job as every answer shows it.
 
     Args:
+        caller: who asks; a sealed dataset's error is not for everyone.
         cached: whether the answer that carries it computed nothing because an equal evaluation
             had been computed before.
     """
@@ -114,7 +118,7 @@ def body(job: queue.Job, *, now: float, cached: bool = False) -> dict[str, Any]:
         "finished_at": timestamp(job.finished_at),
         "created_by": job.created_by,
         "labels": job.labels,
-        "error": _problem(job),
+        "error": _problem(job, caller),
         "request": job.request,
         "result": job.result,
         **verifies,
@@ -136,6 +140,7 @@ def search(
     services: Services,
     page: Page,
     *,
+    caller: Caller,
     kind: str | None = None,
     state: str | None = None,
     checkpoint: str | None = None,
@@ -170,15 +175,16 @@ def search(
     with reading(services.database) as db:
         rows, following = select_page(db, query, page, identity=jobs.c.id, keys=keys)
     now = services.clock()
-    return [_item(row, now) for row in rows], following
+    return [_item(row, caller, now) for row in rows], following
 
 
-def _item(row: Row[Any], now: float) -> dict[str, Any]:
+def _item(row: Row[Any], caller: Caller, now: float) -> dict[str, Any]:
     values = row._mapping
     kept = {column.name: values[column.name] for column in JOB_COLUMNS if column.name != "payload"}
     if row.kind == "evaluation" and row.state == State.SUCCEEDED:
         kept["result"] = {name: values[f"result_{name}"] for name in SUMMARY}
-    return body(queue.Job(**{**kept, "state": State(row.state), "payload": {}}), now=now)
+    job = queue.Job(**{**kept, "state": State(row.state), "payload": {}})
+    return body(job, caller=caller, now=now)
 
 
 def cancel(services: Services, job_id: str) -> queue.Job:

@@ -16,7 +16,7 @@ from service.db.identity import make_identity
 from service.db.migrations import upgrade
 from service.jobs.engines.inline import InlineEngine
 from service.jobs.worker import Worker, WorkerOptions
-from service.operations import datasets, workers
+from service.operations import datasets, tokens, workers
 from service.operations.services import Services
 from service.settings import Settings
 from service.work import child_options
@@ -152,3 +152,23 @@ def app(services):
 @pytest.fixture(scope="module")
 def client(app):
     return Client(app)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A service with tokens: one client a role, each with its own application."""
+    services = open_services(tmp_path_factory.mktemp("guarded"))
+    app = create_app(services=services)
+
+    class As(Client):
+        def __init__(self, role):
+            super().__init__(app)
+            token = tokens.create(
+                services.database, name=role, role=role, created_by="test", now=1.0
+            )
+            self.http.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+
+    with working(services):
+        yield {role: As(role) for role in ("viewer", "evaluator", "trainer", "admin")}
+    app.extensions["holdout.watcher"].close()
+    services.close()

@@ -6,37 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from service.operations import tokens
-from tests.service.conftest import Client, assert_problem, npz, pt, state_dict
+from tests.service.conftest import assert_problem, npz, pt, state_dict
 
 
 def arrays(**named):
     buffer = io.BytesIO()
     np.savez(buffer, **named)
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A service with tokens: one client a role, each with its own application."""
-    from service.app import create_app
-    from tests.service.conftest import open_services, working
-
-    services = open_services(tmp_path_factory.mktemp("guarded"))
-    app = create_app(services=services)
-
-    class As(Client):
-        def __init__(self, role):
-            super().__init__(app)
-            token = tokens.create(
-                services.database, name=role, role=role, created_by="test", now=1.0
-            )
-            self.http.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
-
-    with working(services):
-        yield {role: As(role) for role in ("viewer", "evaluator", "trainer", "admin")}
-    app.extensions["holdout.watcher"].close()
-    services.close()
 
 
 def test_a_dataset_says_how_it_is_kept_and_how_often_it_was_used(client):

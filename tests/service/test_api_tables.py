@@ -164,3 +164,51 @@ def test_a_division_of_a_table_keeps_columns_and_constants(client, registered):
     assert [one["name"] for one in part["columns"]] == ["age", "colour", "income"]
     shared = client.get("/v1/datasets/people-b/overlap?with=people-train").json
     assert shared["fraction"] == 1.0
+
+
+def test_equal_rows_are_shared_in_whatever_order_the_columns_stand(client):
+    rows = [(str(i), str(i * 2 + 1), "ab"[i % 2]) for i in range(20)]
+    client.register("straight", content=as_csv(rows, ("m", "n", "label")))
+    turned = [(b, a, label) for a, b, label in rows[5:]]
+    client.register("turned", content=as_csv(turned, ("n", "m", "label")))
+    shared = client.get("/v1/datasets/straight/overlap?with=turned").json
+    assert (shared["examples"], shared["indices"]) == (15, list(range(5, 20)))
+    client.register("others", content=as_csv(rows, ("m", "k", "label")))
+    answer = client.get("/v1/datasets/straight/overlap?with=others")
+    assert_problem(answer, 409, "straight@1 holds rows of m, n, others@1 rows of k, m")
+    client.register("arrays")
+    answer = client.get("/v1/datasets/straight/overlap?with=arrays")
+    assert_problem(answer, 409, "arrays of shape [6] float32")
+
+
+def test_columns_in_another_order_than_the_training_tables_are_refused(client):
+    rows = [(str(i), str(i * 2 + 1), "ab"[i % 2]) for i in range(20)]
+    client.register("in-order", content=as_csv(rows, ("m", "n", "label")), split="train")
+    named = json.dumps([{"name": "standardize", "dataset": "in-order"}])
+    file = {"content": as_csv(rows, ("n", "m", "label")), "name": "swapped", "transforms": named}
+    job = client.upload("/v1/datasets?wait", split="validation", **file).json
+    assert job["state"] == "failed"
+    assert "another order than those of in-order@1" in job["error"]["detail"]
+    assert '["m", "n"]' in job["error"]["detail"]
+    assert job["error"]["errors"][0]["pointer"] == "/features"
+    client.register(**file, features='["m", "n"]')
+
+
+def test_a_checkpoint_takes_its_constants_from_a_training_table(client, registered):
+    named = json.dumps([{"name": name, "dataset": "people-train"} for name in CHAIN])
+    stored = client.store(pt(features=5, outputs=2, seed=9), transforms=named)
+    assert stored["transforms"][1]["categories"] == {"colour": ["blue", "green", "red"]}
+    assert all(one["dataset"] is None for one in stored["transforms"])
+    judged = client.evaluate(checkpoint=stored["digest"], dataset="people").json
+    assert judged["state"] == "succeeded"
+    assert judged["result"]["evidence"]["transforms_from"] == "checkpoint"
+    for transforms, part in (
+        ('[{"name": "one_hot", "dataset": "nobody"}]', "there is no dataset 'nobody'"),
+        ('[{"name": "one_hot", "dataset": "people"}]', "people@1 is for validation"),
+        ('[{"name": "standardize"}]', "name a training dataset"),
+    ):
+        answer = client.upload(
+            "/v1/checkpoints", content=pt(), architecture="mlp", transforms=transforms
+        )
+        problem = assert_problem(answer, 422, part)
+        assert problem["errors"][0]["pointer"].startswith("/transforms/0")
