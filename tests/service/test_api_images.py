@@ -226,7 +226,9 @@ def test_a_division_of_images_of_different_size_keeps_their_pixels(client, pets)
 def test_transforms_that_blow_a_dataset_up_are_refused_before_anything_is_made(client, pets):
     content, _ = checkpoint(3)
     big = json.dumps([{"name": "resize", "size": [8192, 8192]}, {"name": "to_float"}])
-    files = {f"{'ab'[i % 2]}/{i}.png": png(np.full((1, 1, 3), i % 256, np.uint8)) for i in range(300)}
+    files = {
+        f"{'ab'[i % 2]}/{i}.png": png(np.full((1, 1, 3), i % 256, np.uint8)) for i in range(300)
+    }
     client.register("blown", content=zipped(files), transforms=json.dumps(CHAIN))
     answer = client.upload(
         "/v1/evaluations?wait",
