@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog
-from models.layouts import OpenShape
+from models.layouts import OpenShape, TokenLimits
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
 
@@ -39,6 +39,12 @@ def check_fit(
     expected = manifest.input_shape
     if made is None or expected is None or manifest.outputs is None:
         return
+    entry = catalog.ARCHITECTURES[manifest.architecture]
+    built = entry.build(manifest.hyperparameters)
+    if entry.tokens is not None or made.vocabulary is not None:
+        limits = entry.tokens and entry.tokens(built)
+        _check_tokens(manifest.architecture, expected, limits, dataset, made)
+        return
     fits = len(made.shape) == len(expected) and all(map(_takes, expected, made.shape))
     if not fits or made.dtype != "float32":
         names = ", ".join(one.name for one in transforms)
@@ -48,8 +54,7 @@ def check_fit(
             f"{_shown(made.shape)} {made.dtype} after [{names}]; {advice}",
             pointer="/transforms",
         )
-    entry = catalog.ARCHITECTURES[manifest.architecture]
-    entry.layout.tensors(entry.build(manifest.hyperparameters), made.shape, manifest.outputs)
+    entry.layout.tensors(built, made.shape, manifest.outputs)
 
 
 def _advice(expected: OpenShape, made: ExampleType, transforms: Sequence[Component]) -> str:
@@ -79,6 +84,46 @@ def _advice(expected: OpenShape, made: ExampleType, transforms: Sequence[Compone
 
 def _takes(expected: int | None, have: int | None) -> bool:
     return expected in (None, have)
+
+
+def _check_tokens(
+    architecture: str,
+    expected: OpenShape,
+    limits: TokenLimits | None,
+    dataset: str,
+    made: ExampleType,
+) -> None:
+    """Refuse a network of token ids for numbers, one of numbers for ids, and ids that it lacks.
+
+    An id without an embedding must never get to a CUDA device, whose context would be lost.
+    """
+    longest, *_ = made.shape
+    if limits is None:
+        known = [one for one in catalog.ARCHITECTURES if catalog.ARCHITECTURES[one].tokens]
+        wrong = (
+            f"{architecture} takes {_shown(expected)} float32; dataset {dataset} gives "
+            f"sequences of up to {longest} token ids: {' or '.join(known)} would take those"
+        )
+    elif made.vocabulary is None:
+        wrong = (
+            f"{architecture} takes sequences of token ids; dataset {dataset} gives "
+            f"{_shown(made.shape)} {made.dtype}. Integers x of shape (N, longest) with the array "
+            "lengths would be such, or a Parquet table with a column of lists"
+        )
+    elif made.vocabulary > limits.vocabulary:
+        wrong = (
+            f"the checkpoint has embeddings for the token ids 0 to {limits.vocabulary - 1}; "
+            f"dataset {dataset} holds ids up to {made.vocabulary - 1}: it takes a dataset from the "
+            "same tokenizer"
+        )
+    elif limits.max_length is not None and (longest or 0) > limits.max_length:
+        wrong = (
+            f"the checkpoint has {limits.max_length} positions; the longest sequence of dataset "
+            f"{dataset} holds {longest} token ids: cut them to {limits.max_length}"
+        )
+    else:
+        return
+    raise SpecError(wrong, pointer="/checkpoint")
 
 
 def output_order(

@@ -25,7 +25,7 @@ from models.augmentations import (
     RandomVerticalFlip,
 )
 from models.entries import ArchitectureEntry, Catalog, Entry, FormatEntry, PublishedEntry
-from models.layouts import convnet, mlp
+from models.layouts import convnet, mlp, text_cnn, transformer_encoder
 from models.spec import Component, SpecError
 from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat, Transform, images
 from models.transforms.tables import (
@@ -57,6 +57,20 @@ ARCHITECTURES = Catalog(
             summary="Small convolutional network with batch normalization, for images.",
             parameters=convnet.ConvNetParameters,
             layout=convnet,
+        ),
+        "text_cnn": ArchitectureEntry(
+            target="models.architectures.text_cnn:TextCNN",
+            summary="Convolutions of several sizes over embeddings, for sequences of token ids.",
+            parameters=text_cnn.TextCNNParameters,
+            layout=text_cnn,
+            tokens=text_cnn.limits,
+        ),
+        "transformer_encoder": ArchitectureEntry(
+            target="models.architectures.transformer_encoder:TransformerEncoder",
+            summary="Transformer encoder for sequences of token ids; names of torch's own layers.",
+            parameters=transformer_encoder.TransformerEncoderParameters,
+            layout=transformer_encoder,
+            tokens=transformer_encoder.limits,
         ),
     },
 )
@@ -183,13 +197,13 @@ FORMATS = Catalog(
     {
         "npz": FormatEntry(
             target="models.datasets.npz:take",
-            summary="A NumPy archive with the arrays x and y, and optionally groups.",
+            summary="A NumPy archive with the arrays x and y, and optionally groups and lengths.",
             # The first member of the zip lies at the top; an empty zip is one without arrays.
             signature=rb"(?s)PK(\x05\x06|\x03\x04.{26}[^/\\]*?\.npy)",
         ),
         "safetensors": FormatEntry(
             target="models.datasets.safetensors:take",
-            summary="A safetensors file with the tensors x and y, and optionally groups.",
+            summary="A safetensors file with the tensors x and y, optionally groups and lengths.",
             signature=rb"(?s).{3}[\x00\x01]\x00{4}\{",  # the length of the header, its first byte
         ),
         "images": FormatEntry(
@@ -200,7 +214,7 @@ FORMATS = Catalog(
         ),
         "parquet": FormatEntry(
             target="models.datasets.parquetfile:take",
-            summary="A Parquet table with a column of labels.",
+            summary="A Parquet table with a column of labels; or of labels and lists of token ids.",
             signature=rb"PAR1(?![ -~])",  # and not a column of that name
         ),
         "csv": FormatEntry(

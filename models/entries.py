@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from models import parameters as declared
-from models.layouts import Layout, Shape
+from models.layouts import Layout, Shape, TokenLimits
 from models.parameters import Parameters
 from models.spec import SpecError
 
@@ -88,10 +88,13 @@ class ArchitectureEntry(Entry):
         renames: says what tensors are to be called that other code wrote: from leading segments of
             the names in a file to those of the layout. Empty where they are not to be renamed;
             SpecError where such a network is none of this architecture.
+        tokens: of one that takes sequences of token ids, which of them, by its parameters; None
+            for one that takes numbers, float32.
     """
 
     layout: Layout
     renames: Callable[[Mapping[str, Shape]], dict[str, str]] | None = None
+    tokens: Callable[[Any], TokenLimits] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

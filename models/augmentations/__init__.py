@@ -14,7 +14,7 @@ from typing import Any
 
 from models.parameters import parameter
 from models.spec import SpecError
-from models.transforms import ExampleType
+from models.transforms import ExampleType, refuse_tokens
 
 _LARGEST_SIDE = 8192
 
@@ -370,6 +370,7 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_dtype(name: str, example: ExampleType) -> ExampleType:
+    refuse_tokens(name, example)
     if example.dtype not in ("uint8", "float32"):
         raise SpecError(
             f"{name} takes uint8 or float32, got {example.dtype}: augmentations come before the "
@@ -379,6 +380,7 @@ def _check_dtype(name: str, example: ExampleType) -> ExampleType:
 
 
 def _check_image(name: str, example: ExampleType) -> ExampleType:
+    refuse_tokens(name, example)
     if len(example.shape) != 3:
         raise SpecError(
             f"{name} takes images of three axes (channels, height, width), got shape "

@@ -1,14 +1,15 @@
-"""Files of named arrays, of whatever format, as datasets: ``x``, ``y`` and groups."""
+"""Files of named arrays, of whatever format, as datasets: ``x``, ``y``, ``lengths`` and groups."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from models import catalog
-from models.datasets import decoded, examples, labels
+from models.datasets import decoded, examples, labels, tokenarrays
 from models.datasets.arrays import Array, bad_file
 from models.datasets.intake import (
     Found,
@@ -23,6 +24,7 @@ from models.transforms import ExampleType
 
 MAX_GROUPS = 64
 MAX_GROUP_NAME_LETTERS = 128
+LENGTHS = "lengths"
 
 
 def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
@@ -42,10 +44,10 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
                 "arrays: x are the examples, y the labels",
                 pointer=f"/{name}",
             )
-    x, y, groups = _roles(arrays, spec)
-    _check(x, y, groups, intake)
-    dtype = examples.PREPARED_DTYPES[x.dtype.name]
-    example = ExampleType(shape=x.shape[1:], dtype=dtype)
+    x, y, lengths, groups = _roles(arrays, spec)
+    _check(x, y, lengths, groups, intake)
+    content = _Numbers(x) if lengths is None else tokenarrays.sequences(x, lengths)
+    example = content.example
     catalog.output_of(spec.transforms, example, pointer="/transforms")
     multilabel = spec.task == "multilabel"
     if multilabel:
@@ -58,20 +60,15 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
     surveys = {group.name: labels.survey(group) for group in groups}
 
     planned = decoded.plan(
-        x=(examples.stored_dtype(x), x.shape),
+        x=content.stored,
         y=y.shape,
         classes=classes,
         groups={name: found.names for name, found in surveys.items()},
+        vocabulary=example.vocabulary,
     )
     check_size(planned.size_bytes, intake)
     out = Placer(intake.output, planned)
-    example_bytes = math.prod(x.shape[1:]) * np.dtype(dtype).itemsize
-    prints = decoded.Fingerprints(f"{dtype} {list(x.shape[1:])}", example_bytes)
-    hashes = bytearray()
-    for piece in examples.prepared(x):
-        out.append("x", piece)
-        hashes += prints.of(piece)
-    out.append("hashes", memoryview(hashes))
+    hashes = content.write(out)
     for group in groups:
         found = surveys[group.name]
         in_order = np.arange(len(found.names))
@@ -96,15 +93,39 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
             name: dict(zip(found.names, found.counts.tolist(), strict=True))
             for name, found in surveys.items()
         },
-        kind="array",
+        kind="array" if lengths is None else "tokens",
         example=example,
-        duplicates=decoded.duplicates(np.frombuffer(hashes, "<u8")),
+        duplicates=decoded.duplicates(hashes),
         transforms=catalog.resolved(spec.transforms, pointer="/transforms"),
     )
 
 
-def _roles(arrays: Mapping[str, Array], spec: DatasetSpec) -> tuple[Array, Array, list[Array]]:
-    """Which arrays are the examples, the labels and the groups; there may be no others."""
+class _Numbers:
+    """Examples that are arrays of numbers, as `models.datasets.sequences.Sequences` has ids."""
+
+    def __init__(self, x: Array) -> None:
+        dtype = examples.PREPARED_DTYPES[x.dtype.name]
+        self._x = x
+        self.example = ExampleType(shape=x.shape[1:], dtype=dtype)
+        self.stored = examples.stored_dtype(x), x.shape
+        self._example_bytes = math.prod(x.shape[1:]) * np.dtype(dtype).itemsize
+
+    def write(self, out: Placer) -> np.ndarray[Any, Any]:
+        """Write ``x`` and ``hashes``, and return the hashes."""
+        kind = f"{self.example.dtype} {list(self.example.shape)}"
+        prints = decoded.Fingerprints(kind, self._example_bytes)
+        hashes = bytearray()
+        for piece in examples.prepared(self._x):
+            out.append("x", piece)
+            hashes += prints.of(piece)
+        out.append("hashes", memoryview(hashes))
+        return np.frombuffer(hashes, "<u8")
+
+
+def _roles(
+    arrays: Mapping[str, Array], spec: DatasetSpec
+) -> tuple[Array, Array, Array | None, list[Array]]:
+    """Which arrays are examples, labels, lengths and groups; there may be no others."""
     shown = ", ".join(repr(name[:100]) for name in list(arrays)[:20]) or "no arrays"
     for name in ("x", "y"):
         if name not in arrays:
@@ -112,6 +133,12 @@ def _roles(arrays: Mapping[str, Array], spec: DatasetSpec) -> tuple[Array, Array
     names = spec.groups
     if names is None:
         names = ("groups",) if "groups" in arrays else ()
+    if LENGTHS in names:
+        raise SpecError(
+            f"the array {LENGTHS!r} says how many token ids each row of x holds, and cannot be a "
+            "group: save the group under another name",
+            pointer=f"/groups/{names.index(LENGTHS)}",
+        )
     if len(names) > MAX_GROUPS:
         raise SpecError(f"at most {MAX_GROUPS} groups, got {len(names)}", pointer="/groups")
     for index, name in enumerate(names):
@@ -127,26 +154,33 @@ def _roles(arrays: Mapping[str, Array], spec: DatasetSpec) -> tuple[Array, Array
                 f"the file holds {shown}, and none is {name!r}", pointer=f"/groups/{index}"
             )
     for name in arrays:
-        if name not in ("x", "y", *names):
-            known = ", ".join(map(repr, ("x", "y", *(names or ("groups",)))))
+        if name not in ("x", "y", LENGTHS, *names):
+            known = ", ".join(map(repr, ("x", "y", LENGTHS, *(names or ("groups",)))))
             raise bad_file(
                 f"the file also holds {name[:100]!r}; known are {known}. Leave it out, or name it "
                 "in groups"
             )
-    return arrays["x"], arrays["y"], [arrays[name] for name in names]
+    groups = [arrays[name] for name in names]
+    return arrays["x"], arrays["y"], arrays.get(LENGTHS), groups
 
 
-def _check(x: Array, y: Array, groups: Sequence[Array], intake: Intake) -> None:
+def _check(
+    x: Array, y: Array, lengths: Array | None, groups: Sequence[Array], intake: Intake
+) -> None:
     """Refuse what the headers show to be wrong, before any element is read."""
     check_examples(x.shape[0] if x.shape else 0, intake)
-    examples.check(x)
+    if lengths is None:
+        examples.check(x)
+        itemsize = np.dtype(examples.PREPARED_DTYPES[x.dtype.name]).itemsize
+    else:
+        tokenarrays.check(x, lengths)
+        itemsize = 4  # at most, if the longest sequence fills its row
     if intake.spec.task == "multilabel":
         labels.check_matrix(y, examples=x.shape[0])
     else:
         labels.check(y, examples=x.shape[0])
     for group in groups:
         labels.check(group, examples=x.shape[0])
-    itemsize = np.dtype(examples.PREPARED_DTYPES[x.dtype.name]).itemsize
     y_bytes = math.prod(y.shape) * (1 if intake.spec.task == "multilabel" else 8)
     hashes_and_codes = x.shape[0] * (8 + 4 * len(groups))
     check_size(math.prod(x.shape) * itemsize + y_bytes + hashes_and_codes, intake)

@@ -94,6 +94,11 @@ class Array:
                 yield np.frombuffer(data, self.dtype, whole // self.dtype.itemsize)
 
 
+def byte_view(values: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of an array in C order, copied only where it is not contiguous."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
 def bad_file(detail: str) -> SpecError:
     """The complaint that something in the uploaded file is wrong."""
     return SpecError(detail, pointer="/file")

@@ -6,7 +6,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.datasets.sequences import Run
 from models.datasets.tablerows import Numbers, Words
+
+
+class ListError(ValueError):
+    """A list is no sequence of token ids.
+
+    Attributes:
+        row: of the list among those that were given.
+        words: what is wrong with it, to go on behind its place.
+    """
+
+    def __init__(self, row: int, words: str) -> None:
+        super().__init__(words)
+        self.row = row
+        self.words = words
 
 
 def numbers(array: pa.Array) -> Numbers:
@@ -46,6 +61,31 @@ def words(array: pa.Array) -> Words:
             if len(at) < len(found):
                 at.append(int(first[code]))
     return Words(codes=table[codes], texts=list(found), first=at)
+
+
+def lists(array: pa.Array) -> Run:
+    """A column of sequences.
+
+    Args:
+        array: lists of integers, of any kind that has offsets or a fixed size.
+
+    Raises:
+        ListError: a list is null or empty, or an item of it is null.
+    """
+    if array.null_count:
+        row = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise ListError(row, "is null; every row needs its list of token ids")
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int32)
+    if not lengths.all():
+        raise ListError(int((lengths == 0).argmax()), "is an empty list; at least one id is needed")
+    items = array.flatten()
+    if items.null_count:
+        at = int(items.is_null().to_numpy(zero_copy_only=False).argmax())
+        row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+        raise ListError(row, "holds a null; a token id is a whole number")
+    if pa.types.is_dictionary(items.type):
+        items = items.dictionary_decode()
+    return Run(lengths=lengths, ids=items.to_numpy(zero_copy_only=False))
 
 
 def _texts(array: pa.Array) -> list[str | None]:

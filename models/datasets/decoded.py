@@ -6,13 +6,14 @@ examples, labels, classes and groups give equal bytes, whatever format they came
 * ``x``: ``(N, ...)``; for images of different sizes the uint8 pixels of all of them, one after the
   other, and beside it ``sizes`` int32 ``(N, 3)``, the (channels, height, width) of each; for a
   table float64 ``(N, columns)``, where a missing cell is NaN and a text is its index in the
-  column's categories;
+  column's categories; for sequences of token ids int32 ``(N, length of the longest)``, -1 behind
+  the end of a shorter one;
 * ``y``: int64 ``(N,)`` class indices, or for a multilabel task uint8 ``(N, L)`` of 0 and 1;
 * ``hashes``: uint64 ``(N,)``, equal where examples are (see `Fingerprints`);
 * ``groups.<name>``: int32 ``(N,)``, for each group.
 
 Metadata, as canonical JSON: ``classes`` (names in index order), ``groups`` (for each its values in
-the order of the codes) and, for a table, ``columns``.
+the order of the codes), for a table ``columns`` and for token ids ``vocabulary`` (1 + the largest).
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def plan(
     groups: Mapping[str, Sequence[str]],
     ragged: bool = False,
     columns: Sequence[TableColumn] | None = None,
+    vocabulary: int | None = None,
 ) -> tensorfile.Plan:
     """Lay out the file of one dataset; a `models.tensorfile.Placer` writes it.
 
@@ -80,6 +82,7 @@ def plan(
         y: ``(N,)``, or ``(N, L)`` for a multilabel task.
         groups: values by name.
         ragged: there are ``sizes``.
+        vocabulary: of token ids.
 
     Raises:
         SpecError: the names of classes, groups and columns take too much space.
@@ -88,6 +91,8 @@ def plan(
     metadata = {"classes": canonical_json(list(classes)), "groups": canonical_json(values)}
     if columns is not None:
         metadata["columns"] = canonical_json([one.to_json() for one in columns])
+    if vocabulary is not None:
+        metadata["vocabulary"] = canonical_json(vocabulary)
     if sum(map(len, metadata.values())) > _MAX_NAMES_BYTES:
         raise bad_file(
             "the names of classes, columns and group values take more than "
@@ -163,6 +168,7 @@ class Dataset:
         hashes: uint64 (N,).
         sizes: int32 (N, 3) for images of different sizes, else None.
         columns: of a table, else None.
+        vocabulary: of sequences of token ids, 1 + the largest id, else None.
 
     Args:
         path: a file that was written by `plan`; it is named by its digest and taken at its word.
@@ -190,6 +196,7 @@ class Dataset:
         self.columns: Final[tuple[TableColumn, ...] | None] = listed and tuple(
             map(TableColumn.from_json, listed)
         )
+        self.vocabulary: Final[int | None] = strict_json(metadata.get("vocabulary", "null"))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -205,4 +212,6 @@ class Dataset:
             return ExampleType(shape=(len(columns),), dtype="float64", columns=columns)
         if self.sizes is not None:
             return ExampleType(shape=(int(self.sizes[0, 0]), None, None), dtype="uint8")
-        return ExampleType(shape=self.x.shape[1:], dtype=self.x.dtype.name)
+        return ExampleType(
+            shape=self.x.shape[1:], dtype=self.x.dtype.name, vocabulary=self.vocabulary
+        )

@@ -50,7 +50,7 @@ class Found:
         classes: names in index order.
         class_counts: number of examples by class; of positive ones by label for multilabel.
         groups: for each group the number of examples by value.
-        kind: ``array``, ``image`` or ``table``.
+        kind: ``array``, ``image``, ``table`` or ``tokens``.
         example: one example before any transform.
         duplicates: how many examples equal an earlier one.
         transforms: the spec's, on the wire's form, with every default and every constant filled in.
@@ -70,7 +70,7 @@ class Found:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values by the contract's names."""
-        shown = {
+        shown: dict[str, Any] = {
             "examples": self.examples,
             "classes": list(self.classes),
             "positive_class": self.positive_class,
@@ -84,6 +84,8 @@ class Found:
             "duplicates": self.duplicates,
             "transforms": [dict(one) for one in self.transforms],
         }
+        if self.example.vocabulary is not None:
+            shown["input"]["vocabulary"] = self.example.vocabulary
         return shown if self.columns is None else {**shown, "columns": list(self.columns)}
 
 

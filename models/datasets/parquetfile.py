@@ -1,6 +1,7 @@
-"""Parquet tables: columns of integers, floats, booleans and strings, read by pyarrow.
+"""Parquet tables: columns of integers, floats, booleans and strings, or one of lists of integers.
 
-What the file says of its layout is checked first (see `models.datasets.parquetlayout`).
+pyarrow reads them. What the file says of its layout is checked first (see
+`models.datasets.parquetlayout`).
 """
 
 from __future__ import annotations
@@ -9,23 +10,27 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from models.datasets import tables
+from models.datasets import tables, tokentables
 from models.datasets.arrays import Source, bad_file
-from models.datasets.arrowcolumns import numbers, words
-from models.datasets.intake import Found, Intake
-from models.datasets.parquetlayout import LayoutError, check_pages, layout
-from models.datasets.tablecolumns import Roles
-from models.datasets.tablerows import Batch, Words
+from models.datasets.arrowcolumns import ListError, lists, numbers, words
+from models.datasets.intake import Found, Intake, check_examples, check_size
+from models.datasets.parquetlayout import Chunk, LayoutError, check_pages, layout
+from models.datasets.sequences import Run
+from models.datasets.tablecolumns import Roles, roles_of
+from models.datasets.tablerows import Batch, Words, decoded_row_bytes
 from models.datasets.tables import Texts
 from models.spec import SpecError
 
 MAX_NUMBER_BYTES = 64  # a cell of numbers, on average; 8 for itself, the rest for small pages
 MAX_TEXT_BYTES = 1024  # a cell of text, on average
+MAX_ITEM_BYTES = 16  # an item of a list, likewise
 MAX_SPARE_BYTES = 2**22  # and for what each column of a row group has once, such as a dictionary
 
 _BATCH_ROWS = 2**16
@@ -35,7 +40,15 @@ _BUFFER_BYTES = 2**16
 
 def take(intake: Intake) -> Found:
     """Make a dataset of such a file; see `models.datasets.intake`."""
-    return tables.take(ParquetFile(intake.source, threads=intake.processes), intake)
+    file = ParquetFile(intake.source, threads=intake.processes)
+    roles = roles_of(file.names, intake)
+    column = file.sequences(roles)
+    if column is None:
+        return tables.take(file, intake)
+    check_examples(file.rows, intake)
+    beside = replace(roles, features=())
+    check_size(4 * file.items(column) + file.rows * decoded_row_bytes(beside), intake)
+    return tokentables.take(file, roles, partial(file.runs, roles, column), intake)
 
 
 class ParquetFile:
@@ -96,6 +109,58 @@ class ParquetFile:
         if done != self.rows:
             raise bad_file(f"the Parquet footer announces {self.rows} rows, and there are {done}")
 
+    def sequences(self, roles: Roles) -> int | None:
+        """The column whose lists of integers are the examples; None if no feature is such a one.
+
+        Raises:
+            SpecError: it is not the only feature.
+        """
+        found = [one for one in roles.features if _holds_ids(self._type(one))]
+        if found and len(roles.features) > 1:
+            column = found[0]
+            other = next(one for one in roles.features if one != column)
+            raise bad_file(
+                f"column {self.names[column][:100]!r} holds {str(self._type(column))[:100]}; lists "
+                "of token ids must be the only feature, and column "
+                f"{self.names[other][:100]!r} is another one. Name in features either the one "
+                "column of lists, or columns of integers, floats, booleans or strings"
+            )
+        return found[0] if found else None
+
+    def items(self, column: int) -> int:
+        """How many items the lists of a column hold together, as the file announces it.
+
+        Raises:
+            SpecError: the column would unpack to more than they can need.
+        """
+        chunks = self._layout.nested.get(self.names[column], [])
+        self._check_chunks(column, chunks, [MAX_ITEM_BYTES * one.cells for one in chunks])
+        return sum(chunk.cells for chunk in chunks)
+
+    def runs(self, roles: Roles, column: int) -> Iterator[Run]:
+        """Start reading the lists of a column anew.
+
+        Raises:
+            SpecError: a list is missing or empty, or lacks an item; names its row.
+        """
+        items, done = max(1, self.items(column)), 0
+        size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * self.rows // (8 * items)))
+        name = self.names[column]
+        with _refusals():
+            for found in self._open([]).iter_batches(
+                size, columns=[name], use_threads=self._use_threads
+            ):
+                array = found.column(found.schema.names.index(name))
+                try:
+                    yield lists(array)
+                except ListError as error:
+                    raise bad_file(
+                        f"{roles.place(done + error.row, column)} {error.words}"
+                    ) from None
+                done += found.num_rows
+        if done != self.rows:
+            raise bad_file(f"the Parquet footer announces {self.rows} rows, and there are {done}")
+
     def _open(self, dictionaries: Sequence[str]) -> parquet.ParquetFile:
         return parquet.ParquetFile(
             pa.PythonFile(_Stream(self._source), mode="r"),
@@ -115,7 +180,8 @@ class ParquetFile:
             right = "a column that one_hot or impute treats as text holds strings or integers"
         else:
             right = (
-                "a feature holds integers, floats, booleans or strings; leave it out of features"
+                "a feature holds integers, floats, booleans or strings, or is the only one and "
+                "holds lists of integers; leave it out of features"
             )
         kind = self._type(column)
         either = "text" if column in of_text else "float"
@@ -124,14 +190,19 @@ class ParquetFile:
 
     def _check_pages(self, column: int, *, of_text: bool) -> None:
         """Refuse a column that would unpack to more than its cells can need, or to others."""
+        chunks = self._layout.chunks.get(self.names[column], [])
+        cell_bytes = MAX_TEXT_BYTES if of_text else MAX_NUMBER_BYTES
+        self._check_chunks(column, chunks, [cell_bytes * chunk.rows for chunk in chunks])
+
+    def _check_chunks(
+        self, column: int, chunks: Sequence[Chunk], most_bytes: Sequence[int]
+    ) -> None:
         name = self.names[column]
-        chunks = self._layout.chunks.get(name, [])
         if sum(chunk.rows for chunk in chunks) != self.rows:
             raise bad_file(f"the Parquet footer does not say where column {name[:100]!r} lies")
-        for chunk in chunks:
-            most = (MAX_TEXT_BYTES if of_text else MAX_NUMBER_BYTES) * chunk.rows + MAX_SPARE_BYTES
+        for chunk, most in zip(chunks, most_bytes, strict=True):
             try:
-                check_pages(self._source, chunk, most)
+                check_pages(self._source, chunk, most + MAX_SPARE_BYTES)
             except LayoutError as error:
                 raise bad_file(f"column {name[:100]!r} of the Parquet file: {error}") from None
 
@@ -220,6 +291,11 @@ def _kind(found: pa.DataType) -> str | None:
         if any(one(found) for one in holds):
             return name
     return None
+
+
+def _holds_ids(found: pa.DataType) -> bool:
+    of_lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(one(found) for one in of_lists) and _kind(found.value_type) == "integer"
 
 
 def _plain(array: pa.Array) -> pa.Array:

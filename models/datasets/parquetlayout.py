@@ -30,12 +30,14 @@ class Chunk:
 
     Attributes:
         rows: of the row group.
+        cells: that its pages hold: as many, or for a column of lists all their items.
         start: first byte of its pages.
         end: one past the last.
         unpacked_bytes: what the footer says that its pages take together.
     """
 
     rows: int
+    cells: int
     start: int
     end: int
     unpacked_bytes: int
@@ -48,10 +50,12 @@ class Layout:
     Attributes:
         rows: of the whole file.
         chunks: of each column that is not nested, by its name.
+        nested: of each column that is, by its name, for all that is nested in it.
     """
 
     rows: int
     chunks: dict[str, list[Chunk]]
+    nested: dict[str, list[Chunk]]
 
 
 def layout(source: Source) -> Layout:
@@ -77,7 +81,7 @@ def layout(source: Source) -> Layout:
         footer = _Struct(_Cursor(source.read(start, footer_bytes)).struct(), "the footer")
         _check_schema(footer.list(2))
         groups = [_Struct(one, "a row group") for one in footer.list(4)]
-        found = Layout(rows=footer.integer(3), chunks={})
+        found = Layout(rows=footer.integer(3), chunks={}, nested={})
         for group in groups:
             _add(group, found, start)
     except IndexError:
@@ -115,11 +119,11 @@ def check_pages(source: Source, chunk: Chunk, most_bytes: int) -> None:
                 cells += _Struct(header.struct(kind), "the header of a page").integer(1)
     if size_bytes > most_bytes:
         raise LayoutError(
-            f"it unpacks to {size_bytes} bytes or more, and {chunk.rows} cells of it may take "
+            f"it unpacks to {size_bytes} bytes or more, and {chunk.cells} cells of it may take "
             f"{most_bytes}"
         )
-    if cells != chunk.rows:
-        raise LayoutError(f"its pages hold {cells} cells, and the footer announces {chunk.rows}")
+    if cells != chunk.cells:
+        raise LayoutError(f"its pages hold {cells} cells, and the footer announces {chunk.cells}")
 
 
 def _check_schema(elements: Sequence[Any]) -> None:
@@ -142,23 +146,28 @@ def _add(group: _Struct, found: Layout, end: int) -> None:
     for column in group.list(1) if rows else ():  # without rows there need be no pages
         one = _Struct(_Struct(column, "a column").struct(3), "a column")
         path = one.list(3)
-        if len(path) != 1 or not isinstance(path[0], bytes):
+        if not path or not isinstance(path[0], bytes):
             continue
-        name = path[0].decode(errors="replace")
-        if one.integer(5) != rows:
+        name, cells = path[0].decode(errors="replace"), one.integer(5)
+        if cells < rows or (cells > rows and len(path) == 1):
             raise LayoutError(
-                f"its footer announces a row group of {rows} rows, and {one.integer(5)} cells of "
+                f"its footer announces a row group of {rows} rows, and {cells} cells of "
                 f"column {name[:100]!r} in it"
             )
         start = one.integer(9)
         if one.has(11):  # of the dictionary, which some writers give as 0 where there is none
             start = min(start, one.integer(11) or start)
         chunk = Chunk(
-            rows=rows, start=start, end=start + one.integer(7), unpacked_bytes=one.integer(6)
+            rows=rows,
+            cells=cells,
+            start=start,
+            end=start + one.integer(7),
+            unpacked_bytes=one.integer(6),
         )
         if not 4 <= chunk.start <= chunk.end <= end:
             raise LayoutError(f"column {name[:100]!r} does not lie within the file")
-        found.chunks.setdefault(name, []).append(chunk)
+        columns = found.chunks if len(path) == 1 else found.nested
+        columns.setdefault(name, []).append(chunk)
 
 
 def _page_header(source: Source, start: int, end: int) -> tuple[dict[int, Any], int]:

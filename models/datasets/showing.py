@@ -28,7 +28,8 @@ def example(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str,
     Returns:
         ``{"error": sentence}``; or for ``png`` nothing, the picture being in the file; or
         ``{"example": {"index", "target", "groups", "shape", "dtype", "values"}}``, where values
-        are nested lists, or for a table an object by column with null for a missing cell.
+        are nested lists, or for a table an object by column with null for a missing cell. A
+        sequence of token ids is shown without what stands behind its end.
     """
     dataset, index = _open(descriptors[0]), request["index"]
     if not 0 <= index < len(dataset):
@@ -55,6 +56,8 @@ def example(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str,
         }
         return {"example": {**shown, "values": values}}
     array = Images(dataset)[index]
+    if dataset.vocabulary is not None:
+        array = array[array >= 0]
     if array.size > MAX_SHOWN:
         return {"error": f"an example holds {array.size} numbers; at most {MAX_SHOWN} are shown"}
     kind = {"shape": list(array.shape), "dtype": array.dtype.name}

@@ -69,6 +69,9 @@ def divide(
 def write_part(dataset: Dataset, indices: Indices, descriptor: int) -> int:
     """Write the decoded form of some of the examples and return its size in bytes.
 
+    Sequences of token ids keep the length and the vocabulary of the whole, so that a network that
+    takes one part takes the other.
+
     Args:
         indices: int64, rising.
         descriptor: an empty file.
@@ -84,6 +87,7 @@ def write_part(dataset: Dataset, indices: Indices, descriptor: int) -> int:
         groups={name: values for name, (_, values) in dataset.groups.items()},
         ragged=sizes is not None,
         columns=_columns(dataset, indices),
+        vocabulary=dataset.vocabulary,
     )
     out = Placer(descriptor, planned)
     for piece in _examples(dataset, indices):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from models import catalog
 from models.canonical import canonical_json
-from models.datasets import decoded, labels
-from models.datasets.arrays import bad_file
+from models.datasets import decoded
+from models.datasets.arrays import bad_file, byte_view
 from models.datasets.decoded import TableColumn
-from models.datasets.intake import Found, Intake, check_examples, check_size, positive_class_of
+from models.datasets.intake import Found, Intake, check_examples, check_size
 from models.datasets.tablecolumns import Roles, roles_of
 from models.datasets.tablerows import Batch, Rows, decoded_row_bytes
 from models.datasets.tablesummary import Summary, described, summaries
+from models.datasets.tabletargets import targets_of, write_targets
 from models.spec import Component, DatasetSpec, SpecError
 from models.tensorfile import Placer
 from models.transforms import Column, ExampleType, Transform
@@ -96,27 +96,24 @@ def take(table: Table, intake: Intake) -> Found:
         raise _located(error, prepared, example, rows, texts) from None
     _check_cells(prepared, columns, numbers, rows)
 
-    targets = _targets(rows, spec)
+    targets = targets_of(rows, spec)
     planned = decoded.plan(
         x=("F64", (rows.count, len(columns))),
-        y=(rows.count, len(targets.classes)) if roles.multilabel else (rows.count,),
+        y=targets.shape(rows.count),
         classes=targets.classes,
-        groups={found.name: found.names for found, _ in targets.groups.values()},
+        groups=targets.group_values,
         columns=columns,
     )
     check_size(planned.size_bytes, intake)
     out = Placer(intake.output, planned)
     hashes = _write_features(out, rows, columns)
-    counts = _write_targets(out, rows, targets)
+    counts = write_targets(out, rows, targets)
     return Found(
         examples=rows.count,
         classes=targets.classes,
         positive_class=targets.positive_class,
         class_counts=dict(zip(targets.classes, counts.tolist(), strict=True)),
-        groups={
-            found.name: dict(zip(found.names, found.counts.tolist(), strict=True))
-            for found, _ in targets.groups.values()
-        },
+        groups=targets.group_counts,
         kind="table",
         example=example,
         duplicates=decoded.duplicates(hashes),
@@ -250,56 +247,6 @@ def _check_cells(
         raise error.under("/file") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Targets:
-    """What the columns of labels and groups hold.
-
-    Attributes:
-        order: of the label column the class of each code; empty for a multilabel task.
-        groups: by column, with the place of each code among the sorted values.
-    """
-
-    classes: tuple[str, ...]
-    positive_class: str | None
-    order: np.ndarray[Any, Any]
-    groups: Mapping[int, tuple[labels.Survey, np.ndarray[Any, Any]]]
-
-
-def _targets(rows: Rows, spec: DatasetSpec) -> _Targets:
-    roles = rows.roles
-    if roles.multilabel:
-        classes = tuple(roles.names[column] for column in roles.labels)
-        order = np.empty(0, np.int64)
-    else:
-        survey, ranks = _survey(rows, roles.labels[0])
-        classes, places = labels.classes_of(survey, spec.classes)
-        order = places[ranks]
-    return _Targets(
-        classes=classes,
-        positive_class=positive_class_of(spec, classes),
-        order=order,
-        groups={column: _survey(rows, column) for column in roles.groups},
-    )
-
-
-def _write_targets(out: Placer, rows: Rows, targets: _Targets) -> np.ndarray[Any, Any]:
-    """Write the groups and ``y``, and return how many rows each class has."""
-    for column, (found, ranks) in targets.groups.items():
-        for codes in rows.codes(column):
-            out.append(decoded.group_tensor(found.name), _bytes(ranks.astype("<i4")[codes]))
-    counts = np.zeros(len(targets.classes), np.int64)
-    if rows.roles.multilabel:
-        for matrix in rows.matrix():
-            out.append("y", _bytes(matrix))
-            counts += matrix.sum(axis=0, dtype=np.int64)
-    else:
-        (label,) = rows.roles.labels
-        for codes in rows.codes(label):
-            out.append("y", _bytes(targets.order.astype("<i8")[codes]))
-        counts[targets.order] = rows.vocabularies[label].counts
-    return counts
-
-
 def _write_features(
     out: Placer, rows: Rows, columns: Sequence[TableColumn]
 ) -> np.ndarray[Any, Any]:
@@ -317,12 +264,12 @@ def _write_features(
     prints = decoded.Fingerprints(kind, 8 * len(columns))
     hashes = bytearray()
     for x in rows.features():
-        out.append("x", _bytes(x))
+        out.append("x", byte_view(x))
         hashed = x.view(np.uint64).copy() if stand_ins else x
         for index, values in stand_ins.items():
             missing = np.isnan(x[:, index])
             hashed[:, index] = values[np.where(missing, -1, x[:, index]).astype(np.int64)]
-        hashes += prints.of(_bytes(hashed[:, order]))
+        hashes += prints.of(byte_view(hashed[:, order]))
     out.append("hashes", memoryview(hashes))
     return np.frombuffer(hashes, "<u8")
 
@@ -331,27 +278,3 @@ def _text_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """A hash of each text, uint64."""
     digests = (hashlib.blake2b(one.encode(), digest_size=8).digest() for one in texts)
     return np.frombuffer(b"".join(digests), np.uint64)
-
-
-def _survey(rows: Rows, column: int) -> tuple[labels.Survey, np.ndarray[Any, Any]]:
-    """The distinct values of a column that was read as text, and the rank of each code."""
-    vocabulary = rows.vocabularies[column]
-    texts = list(vocabulary.codes)
-    integers = all(labels.INTEGER.fullmatch(t) and -(2**63) <= int(t) < 2**63 for t in texts)
-    values = np.array(list(map(int, texts)), np.int64) if integers else np.array(texts)
-    order = np.argsort(values, kind="stable")
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order))
-    survey = labels.Survey(
-        name=rows.roles.names[column],
-        values=values[order],
-        names=tuple(texts[index] for index in order),
-        first=np.array(vocabulary.first)[order],
-        counts=np.array(vocabulary.counts)[order],
-        of_rows=True,
-    )
-    return survey, ranks
-
-
-def _bytes(values: np.ndarray[Any, Any]) -> memoryview:
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data

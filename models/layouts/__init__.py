@@ -43,6 +43,19 @@ class Shown:
     outputs: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """Which sequences of token ids a network takes.
+
+    Attributes:
+        vocabulary: every id is smaller.
+        max_length: of a sequence; None where any length will do.
+    """
+
+    vocabulary: int
+    max_length: int | None
+
+
 class Layout(Protocol):
     """What a module of this package offers."""
 

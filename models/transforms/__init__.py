@@ -46,11 +46,15 @@ class ExampleType:
         dtype: numpy's name.
         columns: of a table, whose shape is then ``(len(columns),)`` and whose dtype is float64;
             None for everything else.
+        vocabulary: of a sequence of token ids, 1 + the largest id of the dataset; its dtype is
+            int32, its shape ``(length of the longest,)``, and -1 stands behind a shorter one. None
+            for everything else.
     """
 
     shape: OpenShape
     dtype: str
     columns: tuple[Column, ...] | None = None
+    vocabulary: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -77,6 +81,15 @@ class ExampleType:
         if None in self.shape:
             raise SpecError("the images differ in size: add the transform resize")
         return self
+
+
+def refuse_tokens(name: str, example: ExampleType) -> None:
+    """Raise SpecError if what ``name`` would compute with are token ids."""
+    if example.vocabulary is not None:
+        raise SpecError(
+            f"{name} computes with numbers, and these examples are sequences of token ids, which "
+            "are names: leave it out"
+        )
 
 
 class Transform(Parameters, Protocol):
@@ -111,7 +124,8 @@ class ToFloat:
     )
 
     def output(self, example: ExampleType) -> ExampleType:
-        """What comes out of such an example."""
+        """What comes out of such an example; SpecError where it cannot be taken."""
+        refuse_tokens("to_float", example)
         return ExampleType(shape=example.shape, dtype="float32")
 
 
@@ -145,6 +159,7 @@ class Normalize:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example; SpecError where the numbers do not fit it."""
+        refuse_tokens("normalize", example)
         if example.dtype != "float32":
             raise SpecError(f"normalize takes float32, got {example.dtype}: put to_float before it")
         first = example.shape[0] if example.shape else 1
@@ -164,7 +179,8 @@ class Flatten:
     on_host: ClassVar[bool] = False
 
     def output(self, example: ExampleType) -> ExampleType:
-        """What comes out of such an example."""
+        """What comes out of such an example; SpecError where it cannot be taken."""
+        refuse_tokens("flatten", example)
         lengths = [length for length in example.shape if length is not None]
         return ExampleType(shape=(math.prod(lengths),), dtype=example.dtype)
 
@@ -204,6 +220,7 @@ class Clip:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example; SpecError where it cannot be taken."""
+        refuse_tokens("clip", example)
         if example.dtype != "float32":
             raise SpecError(f"clip takes float32, got {example.dtype}: put to_float before it")
         return example

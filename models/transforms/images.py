@@ -12,7 +12,7 @@ from typing import ClassVar
 from models.layouts import OpenShape
 from models.parameters import parameter
 from models.spec import SpecError
-from models.transforms import ExampleType
+from models.transforms import ExampleType, refuse_tokens
 
 MAX_LENGTH = 8192
 MAX_PIXELS = MAX_LENGTH**2
@@ -185,6 +185,7 @@ class Grey:
 
 def _image(example: ExampleType, name: str, *, dtypes: tuple[str, ...]) -> OpenShape:
     """The shape of an example that is an image; SpecError if it is none or has another dtype."""
+    refuse_tokens(name, example)
     known = " or ".join(dtypes)
     if len(example.shape) != 3:
         raise SpecError(

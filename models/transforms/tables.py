@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from models.parameters import parameter
 from models.spec import SpecError
-from models.transforms import Column, ExampleType, Transform
+from models.transforms import Column, ExampleType, Transform, refuse_tokens
 
 MAX_COLUMNS = 100_000
 MAX_CATEGORIES = 10_000
@@ -293,6 +293,7 @@ def _given(column: Mapping[str, Any], statistic: str) -> Any:
 def _columns_of(
     example: ExampleType, name: str, constants: object, dataset: str | None
 ) -> tuple[Column, ...]:
+    refuse_tokens(name, example)
     if example.columns is None:
         raise SpecError(f"{name} works on the columns of a table, and these examples have none")
     if constants is None:

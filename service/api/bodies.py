@@ -126,7 +126,10 @@ class DatasetUploadSchema(Schema):
         Text(validate=validate.Length(1, 256)),
         load_default=None,
         validate=validate.Length(1, 100_000),
-        metadata={"description": "Of a table, the columns of an example; by default all others."},
+        metadata={
+            "description": "Of a table, the columns of an example, or the one column of lists of "
+            "token ids; by default all others."
+        },
     )
     groups = fields.List(
         Text(validate=validate.Length(1, 128)),

@@ -110,7 +110,12 @@ class DatasetSchema(Schema):
     positive_class = fields.String(allow_none=True)
     class_counts = fields.Dict(keys=fields.String(), values=fields.Integer())
     groups = fields.Dict()
-    input = fields.Dict()
+    input = fields.Dict(
+        metadata={
+            "description": "kind (array, image, table or tokens), shape and dtype of an example; "
+            "of tokens also vocabulary, 1 + the largest id."
+        }
+    )
     columns = fields.List(
         fields.Dict(),
         metadata={"description": "Of a table, its features and their statistics; not in lists."},

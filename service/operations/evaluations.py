@@ -172,7 +172,12 @@ def _example(dataset: Row[Any]) -> ExampleType:
         Column(name=one["name"], text=one["kind"] == "text", missing=one["missing"] > 0)
         for one in listed
     )
-    return ExampleType(shape=tuple(given["shape"]), dtype=given["dtype"], columns=columns)
+    return ExampleType(
+        shape=tuple(given["shape"]),
+        dtype=given["dtype"],
+        columns=columns,
+        vocabulary=given.get("vocabulary"),
+    )
 
 
 def _payload(

@@ -84,6 +84,8 @@ def _kind(row: Row[Any]) -> str:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         return f"rows of {', '.join(names[:10])}{more}"
     given = row.details["input"]
+    if given["kind"] == "tokens":
+        return "sequences of token ids"
     if None in given["shape"]:
         return "images of any size"
     return f"arrays of shape {given['shape']} {given['dtype']}"

@@ -105,6 +105,9 @@ def test_every_evaluation_and_ingestion_succeeded(walk):
     assert own["result"]["assumed"] == ["classes", "transforms"]
     assert own["result"]["metrics"]["accuracy"] > 0.8
     assert [one["value"] for one in own["result"]["per_group"]] == ["north", "south"]
+    (texts,) = (job for job in jobs if job["request"].get("dataset") == "texts@1")
+    assert texts["result"]["assumed"] == ["classes"]
+    assert texts["result"]["metrics"]["accuracy"] > 0.95
 
 
 def subset(shown, real):

@@ -28,6 +28,25 @@ CASES = [
     ("convnet", {}, (3, 32, 32), 10),
     ("convnet", {"widths": [4]}, (1, 8, 8), 2),
     ("convnet", {"widths": [4, 5, 6, 7], "dropout": 0.3}, (2, 5, 9), 1),
+    ("text_cnn", {"vocabulary": 50}, (20,), 4),
+    ("text_cnn", {"vocabulary": 9, "width": 3, "kernel_sizes": [1, 6], "channels": 4}, (2,), 1),
+    ("transformer_encoder", {"vocabulary": 50, "width": 16, "feedforward": 20}, (20,), 4),
+    (
+        "transformer_encoder",
+        {
+            "vocabulary": 9,
+            "width": 6,
+            "depth": 1,
+            "heads": 3,
+            "feedforward": 5,
+            "max_length": 7,
+            "activation": "gelu",
+            "norm_first": True,
+            "final_norm": True,
+        },
+        (7,),
+        1,
+    ),
 ]
 every_case = pytest.mark.parametrize(("name", "hyperparameters", "input_shape", "outputs"), CASES)
 
@@ -36,6 +55,18 @@ def built(name, hyperparameters, input_shape, outputs):
     entry = ARCHITECTURES[name]
     chosen = parameters.build(entry.parameters, hyperparameters)
     return entry, chosen, entry.load()(chosen, input_shape, outputs)
+
+
+def drawn(name, chosen, input_shape, count, *, seed):
+    """Examples of random numbers, or of random token ids of random lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = ARCHITECTURES[name].tokens
+    if tokens is None:
+        return torch.randn(count, *input_shape, generator=generator)
+    (longest,), vocabulary = input_shape, tokens(chosen).vocabulary
+    ids = torch.randint(0, vocabulary, (count, longest), generator=generator, dtype=torch.int32)
+    lengths = torch.randint(1, longest + 1, (count, 1), generator=generator)
+    return ids.masked_fill(torch.arange(longest) >= lengths, -1)
 
 
 def test_the_cases_cover_the_catalog():
@@ -81,7 +112,7 @@ def test_tensors_assigned_to_a_network_without_storage_give_the_same_logits(
     assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()]), (
         "a tensor outside the state dict would stay without storage"
     )
-    x = torch.randn(3, *input_shape, generator=torch.Generator().manual_seed(0))
+    x = drawn(name, chosen, input_shape, 3, seed=0)
     with torch.inference_mode():
         assert torch.equal(loaded.eval()(x), network(x))
     for key, tensor in loaded.state_dict().items():
@@ -94,9 +125,8 @@ def test_one_training_step_moves_every_parameter_and_lowers_the_loss(
     name, hyperparameters, input_shape, outputs
 ):
     torch.manual_seed(0)
-    still = {"dropout": 0.0} if "dropout" in hyperparameters else {}
-    _, _, network = built(name, {**hyperparameters, **still}, input_shape, outputs)
-    x = torch.randn(32, *input_shape)
+    _, chosen, network = built(name, {**hyperparameters, "dropout": 0.0}, input_shape, outputs)
+    x = drawn(name, chosen, input_shape, 32, seed=0)
     y = torch.randint(0, max(2, outputs), (32,))
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
 
@@ -121,8 +151,8 @@ def test_one_training_step_moves_every_parameter_and_lowers_the_loss(
 def test_each_example_is_judged_by_itself_in_evaluation(
     name, hyperparameters, input_shape, outputs
 ):
-    _, _, network = built(name, hyperparameters, input_shape, outputs)
-    x = torch.randn(4, *input_shape, generator=torch.Generator().manual_seed(1))
+    _, chosen, network = built(name, hyperparameters, input_shape, outputs)
+    x = drawn(name, chosen, input_shape, 4, seed=1)
     with torch.inference_mode():
         together = network.eval()(x)
         alone = torch.cat([network(one[None]) for one in x])

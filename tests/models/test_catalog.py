@@ -62,7 +62,8 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
     with pytest.raises(SpecError) as caught:
         ARCHITECTURES["convnt"]
     assert str(caught.value) == (
-        "unknown architecture 'convnt', perhaps 'convnet'; known: mlp, convnet"
+        "unknown architecture 'convnt', perhaps 'convnet'; known: mlp, convnet, text_cnn, "
+        "transformer_encoder"
     )
     with pytest.raises(SpecError, match=r"unknown transform 'zzz'; known: to_float, normalize"):
         TRANSFORMS["zzz"]

@@ -282,7 +282,7 @@ def test_groups_are_the_array_of_that_name_or_those_that_are_named(take):
 
 def test_groups_that_do_not_fit_are_refused(take):
     data = npz(x=X, y=Y, site=np.arange(4), short=np.arange(3), ratio=np.zeros(4))
-    refused(take(data, groups=["site"]), "'short'", "'x', 'y', 'site'")
+    refused(take(data, groups=["site"]), "'short'", "'x', 'y', 'lengths', 'site'")
     refused(take(npz(x=X, y=Y, idx=Y)), "'idx'", "'groups'", "name it in groups")
     refused(take(npz(x=X, y=Y), groups=["site"]), "'x', 'y'", "'site'", pointer="/groups/0")
     refused(take(data, groups=["site", "y"]), "'y'", pointer="/groups/1")

@@ -291,14 +291,14 @@ def page(unpacked, packed, cells):
 def test_pages_are_walked_to_the_end_of_their_column():
     pages = [page(100, 3, 4), page(2**31 - 1, 0, 0), page(7, 2000, 5)]
     with source_of(b"PAR1" + b"".join(pages)) as source:
-        whole = Chunk(rows=9, start=4, end=len(source), unpacked_bytes=9)
+        whole = Chunk(rows=9, cells=9, start=4, end=len(source), unpacked_bytes=9)
         check_pages(source, whole, 2**31 + 106)
         with pytest.raises(LayoutError, match="unpacks to 2147483754 bytes or more, and 9 cells"):
             check_pages(source, whole, 2**31 + 105)
         with pytest.raises(LayoutError, match="unpacks to 2147483747 bytes or more"):
             check_pages(source, whole, 2**31 - 2)
         with pytest.raises(LayoutError, match="hold 9 cells, and the footer announces 8"):
-            check_pages(source, dataclasses.replace(whole, rows=8), 2**32)
+            check_pages(source, dataclasses.replace(whole, cells=8), 2**32)
         ends = [4 + len(pages[0]), 4 + len(pages[0]) + len(pages[1])]
         for end in range(4, len(source)):
             words = "hold 4 cells" if end in ends else "hold 0" if end == 4 else "does not end"
@@ -321,6 +321,7 @@ def test_a_layout_is_what_pyarrow_says_of_the_same_file():
                     starts = [their.data_page_offset, their.dictionary_page_offset]
                     assert chunk == Chunk(
                         rows=theirs.row_group(index).num_rows,
+                        cells=their.num_values,
                         start=min(start for start in starts if start is not None),
                         end=chunk.start + their.total_compressed_size,
                         unpacked_bytes=their.total_uncompressed_size,

@@ -466,7 +466,8 @@ def test_a_hello_says_policies_environment_catalog_and_kinds(context):
     assert hello["policies"] == {"cpu": runtime.policy("cpu")}
     assert hello["policies"]["cpu"]["threads"] == 1
     assert hello["environment"]["torch"] == torch.__version__
-    assert [one["name"] for one in hello["catalog"]["architectures"]] == ["mlp", "convnet"]
+    names = [one["name"] for one in hello["catalog"]["architectures"]]
+    assert names == ["mlp", "convnet", "text_cnn", "transformer_encoder"]
     assert hello["kinds"] == {"evaluation": False, "ingestion": False}
 
 
