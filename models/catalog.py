@@ -25,7 +25,15 @@ from models.augmentations import (
     RandomVerticalFlip,
 )
 from models.entries import ArchitectureEntry, Catalog, Entry, FormatEntry, PublishedEntry
-from models.layouts import convnet, mlp, text_cnn, transformer_encoder
+from models.layouts import (
+    convnet,
+    mlp,
+    mobilenet,
+    resnet,
+    text_cnn,
+    transformer_encoder,
+    vit,
+)
 from models.spec import Component, SpecError
 from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat, Transform, images
 from models.transforms.tables import (
@@ -71,6 +79,36 @@ ARCHITECTURES = Catalog(
             parameters=transformer_encoder.TransformerEncoderParameters,
             layout=transformer_encoder,
             tokens=transformer_encoder.limits,
+        ),
+        "resnet18": ArchitectureEntry(
+            target="models.architectures.resnet:resnet18",
+            summary="Residual network of 18 layers, for images; torchvision's names and shapes.",
+            parameters=resnet.ResNetParameters,
+            layout=resnet.RESNET18,
+        ),
+        "resnet34": ArchitectureEntry(
+            target="models.architectures.resnet:resnet34",
+            summary="Residual network of 34 layers, for images; torchvision's names and shapes.",
+            parameters=resnet.ResNetParameters,
+            layout=resnet.RESNET34,
+        ),
+        "resnet50": ArchitectureEntry(
+            target="models.architectures.resnet:resnet50",
+            summary="Residual network of 50 layers, for images; torchvision's names and shapes.",
+            parameters=resnet.ResNetParameters,
+            layout=resnet.RESNET50,
+        ),
+        "mobilenet_v3_small": ArchitectureEntry(
+            target="models.architectures.mobilenet:MobileNetV3Small",
+            summary="MobileNetV3-Small, for images; torchvision's names and shapes.",
+            parameters=mobilenet.MobileNetParameters,
+            layout=mobilenet,
+        ),
+        "vit": ArchitectureEntry(
+            target="models.architectures.vit:VisionTransformer",
+            summary="Vision transformer, for square images; torchvision's names and shapes.",
+            parameters=vit.ViTParameters,
+            layout=vit,
         ),
     },
 )

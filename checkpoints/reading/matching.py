@@ -163,7 +163,8 @@ def match(
     try:
         expected = entry.layout.tensors(parameters, shown.input_shape, shown.outputs)
     except SpecError as error:
-        raise CheckpointError(error.detail) from None
+        pointer = f"/hyperparameters{error.pointer}" if error.pointer else FILE
+        raise CheckpointError(error.detail, pointer=pointer) from None
     _compare(claims.architecture, entry, given, shown, expected, shapes)
     if 0 in (shown.outputs, *shown.input_shape):
         raise CheckpointError("the network has no inputs or no outputs")
@@ -280,8 +281,12 @@ def _that_fit(shapes: Mapping[str, Shape]) -> str:
     for name in catalog.ARCHITECTURES:
         shown = _fits(catalog.ARCHITECTURES[name], shapes)
         if shown is not None:
-            fitting.append(f"{name} with {_written(shown.parameters)}")
+            fitting.append(_named(name, shown.parameters))
     return f" The tensors in the file fit {', or '.join(fitting)}." if fitting else ""
+
+
+def _named(architecture: str, parameters: Mapping[str, Any]) -> str:
+    return f"{architecture} with {_written(parameters)}" if parameters else architecture
 
 
 def _written(parameters: Mapping[str, Any]) -> str:
@@ -326,9 +331,11 @@ def _compare(
         (FILE, f"{kind} ({len(names)}): {listed(names)}") for kind, names in groups.items() if names
     ]
     summary = "; ".join(text for _, text in differences)
+    # what is cut off, where there is too much to say, is differences
+    fit = _that_fit(shapes)
     raise CheckpointError(
-        f"the tensors are not those of {architecture} with {_written(shown.parameters)}: {summary}."
-        + _that_fit(shapes),
+        f"the tensors are not those of {_named(architecture, shown.parameters)}"
+        f"{f'.{fit} Differences' if fit else ''}: {summary}.",
         errors=differences + contradicted,
     )
 

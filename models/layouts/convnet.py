@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
+from models.layouts.images import dropout_before_head, image_channels
 from models.layouts.norms import batch_norm_tensors
 from models.parameters import parameter
 from models.spec import SpecError
@@ -24,26 +25,15 @@ class ConvNetParameters:
         minItems=1,
         maxItems=16,
     )
-    dropout: float = parameter(
-        summary="Probability of zeroing a feature before the head; no effect on evaluation.",
-        default=0.0,
-        type="number",
-        minimum=0,
-        exclusiveMaximum=1,
-    )
+    dropout: float = dropout_before_head(0.0)
 
 
 def tensors(
     parameters: ConvNetParameters, input_shape: OpenShape, outputs: int
 ) -> dict[str, TensorSpec]:
     """See `models.layouts.Layout.tensors`."""
-    if len(input_shape) != 3 or input_shape[0] is None:
-        raise SpecError(
-            "convnet takes examples of three axes (channels, height, width), got shape "
-            f"{list(input_shape)}"
-        )
     found = {}
-    channels = [input_shape[0], *parameters.widths]
+    channels = [image_channels("convnet", input_shape), *parameters.widths]
     for index, (before, after) in enumerate(itertools.pairwise(channels)):
         found[f"convs.{index}.weight"] = TensorSpec(shape=(after, before, 3, 3))
         found |= batch_norm_tensors(f"norms.{index}", after)

@@ -343,7 +343,7 @@ def test_the_declaration_overrides_the_file_field_by_field(convert, save, mlp):
 def test_what_a_file_states_badly_is_pointed_at_unless_it_is_declared(convert, save, mlp):
     foreign = {
         "state_dict": mlp(),
-        "architecture": "resnet18",
+        "architecture": "alexnet",
         "hyperparameters": {"activation": "gelu"},
         "classes": {"cat": 0, "dog": 1},
         "transforms": {1, 2},

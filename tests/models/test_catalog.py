@@ -63,7 +63,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
         ARCHITECTURES["convnt"]
     assert str(caught.value) == (
         "unknown architecture 'convnt', perhaps 'convnet'; known: mlp, convnet, text_cnn, "
-        "transformer_encoder"
+        "transformer_encoder, resnet18, resnet34, resnet50, mobilenet_v3_small, vit"
     )
     with pytest.raises(SpecError, match=r"unknown transform 'zzz'; known: to_float, normalize"):
         TRANSFORMS["zzz"]
