@@ -50,6 +50,12 @@ _CSV = (
     rb'(?:"(?:[^"\x00]|"")*"|(?!"))[^,;\x00-\x1f]*[,;\t]'
 )
 
+# The first member of what Excel, LibreOffice and the libraries that write for them save.
+OFFICE = (
+    rb"(?s:PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|"
+    rb"(?:_rels|docProps|xl)/[!-~]{0,80}\.(?:xml|rels)))"
+)
+
 ARCHITECTURES = Catalog(
     "architecture",
     {
@@ -168,7 +174,10 @@ TRANSFORMS = Catalog(
         ),
         "standardize": Entry(
             target="models.transforms.tabular:standardize",
-            summary="Subtract the mean of a table's column and divide by its deviation.",
+            summary=(
+                "Subtract the mean of a table's column and divide by its deviation: those of the "
+                "cells that the training dataset has, before impute fills the others."
+            ),
             parameters=Standardize,
         ),
     },
@@ -235,29 +244,40 @@ FORMATS = Catalog(
     {
         "npz": FormatEntry(
             target="models.datasets.npz:take",
+            kind="array",
             summary="A NumPy archive with the arrays x and y, and optionally groups and lengths.",
-            # The first member of the zip lies at the top; an empty zip is one without arrays.
-            signature=rb"(?s)PK(\x05\x06|\x03\x04.{26}[^/\\]*?\.npy)",
+            # The first member of the zip lies at the top.
+            signature=rb"(?s)PK\x03\x04.{26}[^/\\]*?\.npy",
         ),
         "safetensors": FormatEntry(
             target="models.datasets.safetensors:take",
+            kind="array",
             summary="A safetensors file with the tensors x and y, optionally groups and lengths.",
             signature=rb"(?s).{3}[\x00\x01]\x00{4}\{",  # the length of the header, its first byte
         ),
         "images": FormatEntry(
             target="models.datasets.images:take",
+            kind="image",
             summary="A zip, tar or tar.gz of PNG, JPEG, BMP or WebP images in folders by class.",
-            # A zip, but not what torch.save writes; gzip; tar of POSIX or GNU.
-            signature=rb"(?s)PK\x03\x04(?!.{26}[^/]*/data\.pkl)|\x1f\x8b\x08|.{257}ustar[\x00 ]",
+            # A zip, but no office document and not what torch.save writes; gzip; tar.
+            signature=(
+                rb"(?s)(?!" + OFFICE + rb")PK\x03\x04(?!.{26}[^/]*/data\.pkl)"
+                rb"|\x1f\x8b\x08|.{257}ustar[\x00 ]"
+            ),
         ),
         "parquet": FormatEntry(
             target="models.datasets.parquetfile:take",
+            kind="table",
             summary="A Parquet table with a column of labels; or of labels and lists of token ids.",
             signature=rb"PAR1(?![ -~])",  # and not a column of that name
         ),
         "csv": FormatEntry(
             target="models.datasets.csvfile:take",
-            summary="A CSV table in UTF-8 with a header and a column of labels.",
+            kind="table",
+            summary=(
+                "A CSV table in UTF-8 with a header and a column of labels. Missing are empty "
+                "cells, and among numbers and booleans NA, N/A, null and NULL."
+            ),
             signature=_CSV,
         ),
     },

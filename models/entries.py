@@ -103,9 +103,11 @@ class FormatEntry(Entry):
 
     Attributes:
         signature: pattern that the first bytes of such a file match.
+        kind: what such a file holds, a name of `models.datasets.kinds.KINDS`.
     """
 
     signature: bytes
+    kind: str
 
 
 E_co = TypeVar("E_co", bound=Entry, covariant=True)

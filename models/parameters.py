@@ -159,9 +159,8 @@ def _checked(value: Any, schema: Mapping[str, Any], pointer: str) -> Any:
     if isinstance(value, (list, tuple)):
         low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         if not low <= len(value) <= high:
-            raise SpecError(
-                f"{name} must have {low} to {high} entries, got {len(value)}", pointer=pointer
-            )
+            right = f"exactly {low}" if low == high else f"{low} to {high}"
+            raise SpecError(f"{name} must have {right} entries, got {len(value)}", pointer=pointer)
         return tuple(
             _checked(item, schema["items"], f"{pointer}/{index}")
             for index, item in enumerate(value)

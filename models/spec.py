@@ -14,6 +14,7 @@ from typing import Any
 TASKS = ("multiclass", "binary", "multilabel")
 SPLITS = ("train", "validation", "test")
 MODES = ("rgb", "grey")
+DEFAULT_LABEL = "label"
 DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -67,8 +68,8 @@ class DatasetSpec:
         classes: class names in index order, or of the labels of a multilabel task; None derives
             them from the labels, sorted, or from the columns.
         positive_class: for a binary task; None means the second class.
-        label: of a table, the column of the labels, or those of a multilabel task; None is the
-            column ``label``.
+        label: of a table, the column of the labels, or those of a multilabel task; None is
+            `DEFAULT_LABEL`.
         features: of a table, the columns that make an example, in this order; None is all that are
             neither label nor group, in the file's order.
         groups: names of the arrays or columns that define slices; None takes the array ``groups``
@@ -106,6 +107,7 @@ class DatasetSpec:
             raise SpecError(
                 "several label columns belong to task 'multilabel'; name one", pointer="/label"
             )
+        self._check_features()
         if self.classes is not None:
             least = 1 if self.task == "multilabel" else 2
             check_classes(self.classes, pointer="/classes", least=least)
@@ -121,6 +123,19 @@ class DatasetSpec:
                 )
             if self.classes is not None:
                 _one_of(self.positive_class, self.classes, pointer="/positive_class")
+
+    def _check_features(self) -> None:
+        """Refuse a column that has another role already."""
+        labels = self.label if isinstance(self.label, tuple) else (self.label or DEFAULT_LABEL,)
+        taken = {**dict.fromkeys(self.groups or (), "groups"), **dict.fromkeys(labels, "label")}
+        for index, name in enumerate(self.features or ()):
+            if name in taken:
+                raise SpecError(
+                    f"column {name[:100]!r} stands in {taken[name]} already; a column has one "
+                    "role, once",
+                    pointer=f"/features/{index}",
+                )
+            taken[name] = "features"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DatasetSpec:

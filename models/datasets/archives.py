@@ -53,7 +53,7 @@ class Archive(Protocol):
     """The files of one archive, in its order; folders are left out.
 
     Attributes:
-        names: plain relative paths with ``/``.
+        names: relative paths with ``/``, which may start with ``./``, as the archive has them.
         sizes_bytes: of each file.
     """
 
@@ -113,13 +113,13 @@ class ZipArchive:
         self._members: list[Member] = []
         self.names: list[str] = []
         self.sizes_bytes: list[int] = []
-        for raw_name, member in found.items():
-            name = _path(raw_name)
+        for name, member in found.items():
+            _check_path(name)
             kind = member.mode & _KIND
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _special(raw_name, _MODES.get(kind, "of an unknown kind"))
-            if kind == stat.S_IFDIR or raw_name.endswith("/"):
-                _check_folder(raw_name, member.size_bytes)
+                raise _special(name, _MODES.get(kind, "of an unknown kind"))
+            if kind == stat.S_IFDIR or name.endswith("/"):
+                _check_folder(name, member.size_bytes)
                 continue
             self._members.append(member)
             self.names.append(name)
@@ -146,12 +146,12 @@ class TarArchive:
         self._starts: list[int] = []
         self.names: list[str] = []
         self.sizes_bytes: list[int] = []
-        for count, (raw_name, start, size_bytes) in enumerate(_tar_entries(source)):
+        for count, (name, start, size_bytes) in enumerate(_tar_entries(source)):
             if count == max_entries:
                 raise bad_file(f"the archive has more than {max_entries} entries")
-            name = _path(raw_name)
-            if raw_name.endswith("/"):
-                _check_folder(raw_name, size_bytes)
+            _check_path(name)
+            if name.endswith("/"):
+                _check_folder(name, size_bytes)
                 continue
             self._starts.append(start)
             self.names.append(name)
@@ -162,8 +162,8 @@ class TarArchive:
         return self._source.read(self._starts[index], self.sizes_bytes[index])
 
 
-def _path(name: str) -> str:
-    """The name without ``./`` before it and ``/`` behind it; SpecError if it is no plain path."""
+def _check_path(name: str) -> None:
+    """Refuse what is no plain path, with or without ``./`` before it and ``/`` behind it."""
     plain = name
     if name[:1] == "." or "/." in name or "//" in name or name[-1:] in ("", "/"):
         plain = name.removeprefix("./").removesuffix("/")
@@ -171,7 +171,6 @@ def _path(name: str) -> str:
             raise _elsewhere(name)
     if plain[:1] == "/" or plain[1:2] == ":" or "\\" in plain:
         raise _elsewhere(name)
-    return plain
 
 
 def _elsewhere(name: str) -> SpecError:

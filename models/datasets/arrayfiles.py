@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models import catalog
-from models.datasets import decoded, examples, labels, tokenarrays
+from models.datasets import decoded, examples, kinds, labels, tokenarrays
 from models.datasets.arrays import Array, bad_file
 from models.datasets.intake import (
     Found,
@@ -37,13 +37,7 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
         SpecError: whatever is wrong with the file or the spec.
     """
     spec = intake.spec
-    for name in ("label", "features", "mode"):
-        if getattr(spec, name) is not None:
-            raise SpecError(
-                f"{name} belongs to {'images' if name == 'mode' else 'tables'}; this file holds "
-                "arrays: x are the examples, y the labels",
-                pointer=f"/{name}",
-            )
+    kinds.check(spec, "array")
     x, y, lengths, groups = _roles(arrays, spec)
     _check(x, y, lengths, groups, intake)
     content = _Numbers(x) if lengths is None else tokenarrays.sequences(x, lengths)

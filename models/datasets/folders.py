@@ -45,7 +45,7 @@ def layout(names: Sequence[str]) -> Layout:
     Hidden files, ``__MACOSX``, ``Thumbs.db`` and ``desktop.ini`` are left out.
 
     Args:
-        names: plain relative paths, from `models.datasets.archives`.
+        names: relative paths, from `models.datasets.archives`.
 
     Raises:
         SpecError: a file that is no image by its name, lies elsewhere than ``class/file`` or
@@ -54,7 +54,7 @@ def layout(names: Sequence[str]) -> Layout:
     folders: dict[str, Folder | None] = {}
     found: list[tuple[Folder, str, int]] = []
     for index, name in enumerate(names):
-        folder, _, file = name.rpartition("/")
+        folder, _, file = name.removeprefix("./").rpartition("/")
         if folder not in folders:
             folders[folder] = _folder(folder)
         place = folders[folder]
@@ -67,9 +67,7 @@ def layout(names: Sequence[str]) -> Layout:
     found.sort()
     for before, after in itertools.pairwise(found):
         if before[:2] == after[:2]:
-            raise bad_file(
-                f"the entries {shown(names[before[2]])} and {shown(names[after[2]])} have one name"
-            )
+            raise _one_name(names[before[2]], names[after[2]])
     numbers: dict[str, int] = {}
     codes = [numbers.setdefault(place[depth], len(numbers)) for place, _, _ in found]
     return Layout(classes=tuple(numbers), codes=codes, entries=[index for _, _, index in found])
@@ -117,6 +115,15 @@ def _no_image(name: str) -> SpecError:
             "images themselves"
         )
     return bad_file(f"the entry {shown(name)} is no image; read are {', '.join(EXTENSIONS)}")
+
+
+def _one_name(one: str, other: str) -> SpecError:
+    if one == other:
+        return bad_file(f"the entry {shown(one)} stands in the archive twice")
+    return bad_file(
+        f"the entries {shown(one)} and {shown(other)} have one name once './' is left out and "
+        "letters are composed (NFC)"
+    )
 
 
 def _nfc(name: str) -> str:

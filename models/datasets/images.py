@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from models import catalog
-from models.datasets import archives, decoded, decoders, folders, pixels
+from models.datasets import archives, decoded, decoders, folders, kinds, pixels
 from models.datasets.archives import Archive, shown
 from models.datasets.arrays import bad_file
 from models.datasets.decoded import Fingerprints
@@ -53,7 +53,7 @@ def take(intake: Intake) -> Found:
     archive. `models.datasets.pixels` says what becomes of the many kinds of image.
     """
     spec = intake.spec
-    _check_spec(spec)
+    kinds.check(spec, "image")
     with _uncollected():
         archive = archives.open_archive(
             intake.source,
@@ -313,23 +313,6 @@ def _closes(chain: Sequence[Transform], example: ExampleType) -> bool:
 def _shown_size(size: Array) -> str:
     height, width = size.tolist()
     return f"{width} x {height}"
-
-
-def _check_spec(spec: DatasetSpec) -> None:
-    """Refuse what belongs to other kinds of files."""
-    if spec.task == "multilabel":
-        raise SpecError(
-            "an image has one label, the name of its folder; a multilabel task takes arrays or a "
-            "table",
-            pointer="/task",
-        )
-    for name in ("label", "features", "groups"):
-        if getattr(spec, name) is not None:
-            raise SpecError(
-                f"{name} belongs to arrays and tables; the label of an image is the name of its "
-                "folder, and there is nothing else beside it",
-                pointer=f"/{name}",
-            )
 
 
 def _classes(layout: Layout, spec: DatasetSpec) -> tuple[tuple[str, ...], Array]:

@@ -34,15 +34,15 @@ def ingest(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, 
         OSError: the disk is full or fails.
     """
     source, output, scratch = descriptors
-    intake = Intake(
-        spec=DatasetSpec.from_json(request["spec"]),
-        source=Source(source),
-        output=output,
-        scratch=scratch,
-        **{name: request[name] for name in BOUNDS},
-    )
     catalog.publish_added(request.get("additions", {}))
     try:
+        intake = Intake(
+            spec=DatasetSpec.from_json(request["spec"]),
+            source=Source(source),
+            output=output,
+            scratch=scratch,
+            **{name: request[name] for name in BOUNDS},
+        )
         name = intake.spec.format or sniff(intake.source[:HEAD_BYTES])
         found: Found = _target(name, request.get("target"))(intake)
     except SpecError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 
-from models.catalog import FORMATS
+from models.catalog import FORMATS, OFFICE
 from models.spec import SpecError
 
 HEAD_BYTES = 512
@@ -17,6 +17,16 @@ _MISTAKES = (
         "this is a pickle (pickle.dump, joblib.dump or an old torch.save), which is never read",
     ),
     (
+        OFFICE + rb"|\xd0\xcf\x11\xe0",
+        "this is an Excel file or another office document, which is not read; save the table as "
+        "CSV in UTF-8",
+    ),
+    (
+        rb"PK\x05\x06|\x00{512}",
+        "this is an empty archive; an npz holds the arrays x and y, an archive of images a folder "
+        "of them for each class",
+    ),
+    (
         rb"PK\x03\x04",
         "this is what torch.save writes, which is read as a checkpoint and never as a dataset; "
         "numpy.savez(file, x=x, y=y) writes one",
@@ -25,8 +35,8 @@ _MISTAKES = (
     (rb"\x89HDF\r\n\x1a\n", "this is an HDF5 file"),
     (
         rb"\x1f\x8b",
-        "this is gzip-compressed and no tar.gz, the one compressed file that is read; send the "
-        "file that is inside",
+        "this is gzip-compressed and no tar.gz, the one compressed file that is read; unpack it "
+        "and send what is inside, such as the CSV of a .csv.gz",
     ),
     (
         rb"(?s)\x89PNG|\xff\xd8\xff|BM.{4}\x00{4}|RIFF.{4}WEBP",
@@ -63,11 +73,12 @@ def _is_gzip_of_another(head: bytes) -> bool:
     """Whether the file is compressed by gzip and holds something else than a tar archive."""
     if not head.startswith(b"\x1f\x8b"):
         return False
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        inside = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, 512)
+        inside = inflater.decompress(head, 512)
     except zlib.error:
         return False  # the reader says what is wrong with it
-    return len(inside) > 262 and inside[257:262] != b"ustar"
+    return (inflater.eof or len(inside) > 262) and inside[257:262] != b"ustar"
 
 
 def _described(head: bytes) -> str:

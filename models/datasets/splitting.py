@@ -58,12 +58,27 @@ def divide(
     validation = chosen[member]
     parts = np.flatnonzero(~validation), np.flatnonzero(validation)
     if not len(parts[0]) or not len(parts[1]):
-        empty = "training" if not len(parts[0]) else "validation"
-        raise SpecError(
-            f"the {empty} part of {len(dataset)} examples would be empty: take another fraction",
-            pointer="/fraction",
+        raise _empty(
+            "training" if not len(parts[0]) else "validation", len(dataset), len(first), stratify
         )
     return parts
+
+
+def _empty(part: str, examples: int, distinct: int, stratify: bool) -> SpecError:
+    if distinct == 1:
+        cure = "a dataset of one distinct example cannot be divided"
+    elif stratify:
+        cure = (
+            "each class, or for a multilabel task each combination of labels, is divided by "
+            "itself: take another fraction, or set stratify to false"
+        )
+    else:
+        cure = "take another fraction"
+    return SpecError(
+        f"the {part} part of {examples} examples would be empty. Equal examples stay together, "
+        f"which leaves {distinct} to choose from; {cure}",
+        pointer="/fraction",
+    )
 
 
 def write_part(dataset: Dataset, indices: Indices, descriptor: int) -> int:

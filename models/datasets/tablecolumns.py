@@ -10,10 +10,8 @@ from models.datasets.arrayfiles import MAX_GROUP_NAME_LETTERS, MAX_GROUPS
 from models.datasets.arrays import bad_file
 from models.datasets.intake import Intake
 from models.datasets.labels import MAX_NAME_LETTERS
-from models.spec import DatasetSpec, SpecError
+from models.spec import DEFAULT_LABEL, DatasetSpec, SpecError
 from models.transforms.tables import nearest_first
-
-DEFAULT_LABEL = "label"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +57,6 @@ def roles_of(names: Sequence[str], intake: Intake) -> Roles:
             not there, or one for two roles.
     """
     spec = intake.spec
-    if spec.mode is not None:
-        raise SpecError("mode belongs to images; this file holds a table", pointer="/mode")
     _check_names(names, intake.max_columns)
     index = {name: column for column, name in enumerate(names)}
     labels = _labels(spec, index)

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import catalog
 from models.canonical import canonical_json
-from models.datasets import decoded
+from models.datasets import decoded, kinds
 from models.datasets.arrays import bad_file, byte_view
 from models.datasets.decoded import TableColumn
 from models.datasets.intake import Found, Intake, check_examples, check_size
@@ -67,6 +67,7 @@ def take(table: Table, intake: Intake) -> Found:
         SpecError: whatever is wrong with the file or the spec.
     """
     spec = intake.spec
+    kinds.check(spec, "table")
     roles = roles_of(table.names, intake)
     _check_constants(spec)
     forced = _texts_by_spec(spec.transforms, roles)
@@ -196,18 +197,33 @@ def _located(
             vocabulary = rows.vocabularies[column]
             row, text = texts[column] or (vocabulary.first[0], next(iter(vocabulary.codes)))
             return SpecError(
-                f"{rows.roles.place(row, column)} holds the text {text[:100]!r}: add the transform "
-                "one_hot for columns of text, correct the cell, or leave the column out of "
+                f"{rows.roles.place(row, column)} holds the text {text[:100]!r}"
+                f"{_lacking(OneHot, prepared)}, correct the cell, or leave the column out of "
                 "features",
                 pointer=error.pointer,
             )
         if one.missing and one.name not in imputed:
             return SpecError(
-                f"{rows.roles.place(rows.missing[column][1], column)} is empty: add the transform "
-                "impute for missing cells, or leave the column out of features",
+                f"{rows.roles.place(rows.missing[column][1], column)} is empty"
+                f"{_lacking(Impute, prepared)}, or leave the column out of features",
                 pointer=error.pointer,
             )
     return error
+
+
+def _lacking(kind: type[Impute | OneHot], prepared: Sequence[Transform]) -> str:
+    """Why a transform of this kind does not help a column, and how it would."""
+    name, where, what, parameter = (
+        ("impute", "missing cells", "no value", "values")
+        if kind is Impute
+        else ("one_hot", "columns of text", "no categories", "categories")
+    )
+    if not any(isinstance(one, kind) for one in prepared):
+        return f": add the transform {name} for {where}"
+    return (
+        f", and {name} has {what} for this column: add it to its {parameter}, take its constants "
+        "from a training dataset that has the column"
+    )
 
 
 def _check_cells(

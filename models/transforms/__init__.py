@@ -72,7 +72,7 @@ class ExampleType:
             for one in self.columns:
                 if one.text or one.missing:
                     what = "holds text" if one.text else "has missing cells"
-                    cure = "one_hot" if one.text else "impute"
+                    cure = "one_hot with its categories" if one.text else "impute with its value"
                     raise SpecError(
                         f"column {one.name[:100]!r} {what}: add the transform {cure}, or leave it "
                         "out of features"

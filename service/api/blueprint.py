@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from models.canonical import digest
 from models.spec import SpecError
 from service.api import problems
 from service.api.access import caller
-from service.api.parsing import JSON_OR_UPLOAD, UPLOAD, StrictParser
+from service.api.parsing import JSON_OR_UPLOAD, NOTHING, UPLOAD, StrictParser
 from service.operations import idempotency
 from service.operations.services import Services
 
@@ -51,8 +52,11 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # flask-smorest
         register = super().route(rule, **options)
 
         def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
-            if "arguments" not in getattr(view, "_apidoc", {}):
+            told = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
+            if not told:
                 view = self.no_query(view)
+            if "POST" in options.get("methods", ()) and all(one["in"] == "query" for one in told):
+                view = self.no_body(view)
             view.role = role  # type: ignore[attr-defined]  # read by service.api.access
             return register(view)  # type: ignore[no-any-return]
 
@@ -62,6 +66,16 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # flask-smorest
         """Refuse every query parameter, but for those that a raw body's location took."""
         check = self.arguments(ma.Schema, location="query", as_kwargs=True)
         return check(view)  # type: ignore[no-any-return]
+
+    def no_body(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse every field of a body."""
+
+        @wraps(view)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            self.ARGUMENTS_PARSER.parse(ma.Schema(), location=NOTHING)
+            return view(*args, **kwargs)
+
+        return checked
 
 
 class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types

@@ -188,7 +188,11 @@ class DivisionSchema(Schema):
     )
     seed = Integer(load_default=0, validate=validate.Range(0, 2**32 - 1))
     stratify = Boolean(
-        load_default=True, metadata={"description": "Take the fraction of each class."}
+        load_default=True,
+        metadata={
+            "description": "Take the fraction of each class; for a multilabel task of each "
+            "combination of labels, so that a label's share is kept only as far as those allow."
+        },
     )
     labels = labels()
     timeout_s = timeout()
@@ -233,7 +237,10 @@ class EvaluationTerms(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
-        metadata={"description": "Of the positive class's probability; binary tasks only."},
+        metadata={
+            "description": "Of the positive class's probability, for a binary task; of "
+            "each label's, for a multilabel one. No other task takes it."
+        },
     )
     fresh = Boolean(
         load_default=False, metadata={"description": "Compute again even if the answer is known."}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flask import Response
@@ -20,6 +21,7 @@ ingestions = Blueprint(
     "ingestions", __name__, url_prefix="/v1/ingestions", description="Files becoming datasets."
 )
 PICTURE = {"type": "string", "format": "binary"}
+INDEX = {"name": "index", "in": "path", "schema": {"type": "integer", "minimum": 0}}
 
 job_views(ingestions, kind="ingestion", query=schemas.IngestionsQuery)
 
@@ -99,17 +101,18 @@ def split_dataset(
     return posted(once(act)["job"], query["wait"])
 
 
-@blueprint.route("/<ref>/examples/<int:index>", role="viewer")
+@blueprint.route("/<ref>/examples/<index>", role="viewer", parameters=[INDEX])
 @blueprint.arguments(schemas.ExampleQuery, location="query")
 @blueprint.response(200, resources.ExampleSchema)
 @blueprint.doc(responses={"200": {"content": {"image/png": {"schema": PICTURE}}}})
-def get_example(query: dict[str, Any], ref: str, index: int) -> Any:
+def get_example(query: dict[str, Any], ref: str, index: str) -> Any:
     """Look at one example before any transform
 
     A PNG of an image, JSON of everything else; ``?format=json`` gives the pixels, the class and
     the groups of an image. Of a sealed dataset for admins only.
     """
-    shown = examples.show(services(), ref, index, shown_as=query["format"], caller=caller())
+    number = int(index) if re.fullmatch("[0-9]{1,18}", index) else -1  # which no example has
+    shown = examples.show(services(), ref, number, shown_as=query["format"], caller=caller())
     return Response(shown, content_type="image/png") if isinstance(shown, bytes) else shown
 
 
@@ -133,5 +136,4 @@ def delete_dataset(ref: str) -> None:
 @blueprint.response(200, resources.DatasetPage)
 def list_versions(wanted: tuple[Any, dict[str, Any]], name: str) -> dict[str, Any]:
     """List the versions of one name"""
-    datasets.get(services(), name, caller=caller())
-    return page(datasets.search(services(), wanted[0], name=name))
+    return page(datasets.versions(services(), wanted[0], name))

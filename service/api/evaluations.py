@@ -73,8 +73,8 @@ def verify_evaluation(
 ) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Compute an evaluation again and say whether it came out the same
 
-    The new evaluation's ``verification`` says ``identical``, ``within_tolerance`` or ``different``,
-    and which parts of the key have changed since.
+    In the new evaluation ``result.verification.outcome`` is ``identical``, ``within_tolerance`` or
+    ``different``, and ``result.verification.changed`` lists the parts of the key that have changed.
     """
 
     def act() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 
 from checkpoints.store import Draft
 from models.canonical import strict_json
-from service.api.fields import Text
+from service.api.fields import Text, Transforms
 from service.operations.errors import Unavailable
 
 JSON_LIMIT_BYTES = 2**20
@@ -33,6 +33,8 @@ RAW = "application/octet-stream"
 # The location of a body that may be JSON or an upload, and of one that is always an upload.
 JSON_OR_UPLOAD = "json_or_upload"
 UPLOAD = "upload"
+# That of a POST that takes no fields.
+NOTHING = "nothing"
 
 
 class File(fields.Field[Draft]):
@@ -117,12 +119,14 @@ class StrictParser(FlaskParser):
         "query": ma.RAISE,
         UPLOAD: ma.RAISE,
         JSON_OR_UPLOAD: ma.RAISE,
+        NOTHING: ma.RAISE,
     }
     __location_map__ = {  # noqa: RUF012 - the base class declares it
         **FlaskParser.__location_map__,
         "query": "load_query",
         UPLOAD: "load_upload",
         JSON_OR_UPLOAD: "load_json_or_upload",
+        NOTHING: "load_nothing",
     }
 
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
@@ -183,6 +187,12 @@ class StrictParser(FlaskParser):
             return self.load_json(req, schema)
         return self.load_upload(req, schema)
 
+    def load_nothing(self, req: Request, schema: ma.Schema) -> Any:
+        """No body, or an empty JSON object."""
+        with _receiving():
+            empty = not req.get_data()
+        return {} if empty else self.load_json(req, schema)
+
     def handle_error(
         self, error: ma.ValidationError, req: Request, schema: ma.Schema, **options: Any
     ) -> NoReturn:
@@ -192,7 +202,7 @@ class StrictParser(FlaskParser):
             ((name, inner),) = messages.items()
             if name in self.__location_map__ and isinstance(inner, dict):
                 messages = inner
-        known = ", ".join(schema.fields)
+        known = ", ".join(one.data_key or name for name, one in schema.fields.items())
         words = {**WORDS, UNKNOWN: f"is unknown; known: {known}" if known else "is unknown here"}
         error.messages = _in_words(messages, words)
         super().handle_error(error, req, schema, **options)
@@ -222,6 +232,13 @@ PLAIN = (
     (fields.Boolean, "true or false"),
     (fields.Integer, "an integer"),
     (fields.Float, "a number"),
+)
+
+# What the JSON text for a field of this class may look like.
+EXAMPLES = (
+    (Transforms, '[{"name": "to_float"}]'),
+    (fields.List, '["p", "q"]'),
+    (fields.Dict, '{"p": "q"}'),
 )
 
 
@@ -292,9 +309,11 @@ def _read_texts(
         try:
             values[name] = strict_json(text)
         except ValueError as error:
-            kind = next((words for one, words in PLAIN if isinstance(declared, one)), "")
-            words = f"{kind}, got {text[:60]!r}" if kind else f"JSON that can be taken: {error}"
-            raise ma.ValidationError({name: [f"must be {words}"]}) from None
+            kind = next((words for one, words in PLAIN if isinstance(declared, one)), None)
+            if kind is None:
+                example = next(text for one, text in EXAMPLES if isinstance(declared, one))
+                kind = f"JSON such as {example} ({error})"
+            raise ma.ValidationError({name: [f"must be {kind}, got {text[:60]!r}"]}) from None
     return values
 
 

@@ -20,6 +20,7 @@ from werkzeug.exceptions import (
     ClientDisconnected,
     HTTPException,
     MethodNotAllowed,
+    NotFound,
     RequestedRangeNotSatisfiable,
     RequestEntityTooLarge,
 )
@@ -184,6 +185,8 @@ def _of_http(error: HTTPException) -> dict[str, Any]:
         return problem(
             entry, f"the file has {error.length} bytes; ask for bytes=FIRST-LAST inside it"
         )
+    if isinstance(error, NotFound):
+        return problem(entry, "there is no such path; GET /openapi.json lists all that there are")
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         methods = ", ".join(sorted(error.valid_methods))
         return problem(entry, f"this resource answers to {methods}")

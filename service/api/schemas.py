@@ -14,12 +14,15 @@ from models.spec import (
     TASKS,
 )
 from service.api.fields import (
+    Boolean,
     Integer,
     Text,
 )
 from service.jobs.lifecycle import State
 from service.operations.jobs import METRIC_SORTS
 from service.operations.listing import Page
+
+DIGEST_WORDS = "must be 64 lower-case hex digits"
 
 
 class Schema(ma.Schema):
@@ -107,7 +110,7 @@ class CheckpointsQuery(PageQuery):
     """Filters of ``GET /v1/checkpoints``."""
 
     source_sha256 = Text(
-        validate=validate.Regexp(r"^[0-9a-f]{64}$", error="must be 64 lower-case hex digits"),
+        validate=validate.Regexp(r"^[0-9a-f]{64}$", error=DIGEST_WORDS),
         metadata={"description": "Digest of the uploaded bytes: ask before you upload."},
     )
     architecture = Text(validate=validate.Length(max=128))
@@ -120,6 +123,10 @@ class DatasetsQuery(PageQuery):
     name = Text(validate=validate.Length(max=128))
     split = Text(validate=validate.OneOf(SPLITS))
     task = Text(validate=validate.OneOf(TASKS))
+    sealed = Boolean()
+    format = Text(validate=validate.Length(max=128))
+    digest = Text(validate=validate.Regexp(r"^[0-9a-f]{64}$", error=DIGEST_WORDS))
+    created_by = Text(validate=validate.Length(max=128))
 
 
 class ExampleQuery(Schema):

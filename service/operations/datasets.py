@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, select,
 from checkpoints.store import Draft, Store
 from models import catalog
 from models.canonical import digest as digest_of
+from models.datasets import kinds
 from models.datasets.sniffing import HEAD_BYTES, sniff
 from models.spec import NAME_PATTERN, DatasetSpec, SpecError
 from service.db.connection import lock_database, reading, writing
@@ -42,17 +43,20 @@ def register(
     """
     with reading(services.database) as db:
         workers.publish_added(db, services.clock())
+        name = _format(draft, spec)
+        if name not in catalog.FORMATS.added:
+            kinds.check(spec, catalog.FORMATS[name].kind)
         like = constants.columns(db, spec.transforms)
         components = constants.filled(db, spec.transforms, pointer="/transforms")
     transforms = catalog.resolved(components, pointer="/transforms")
-    request = {**spec.to_json(), "transforms": transforms, "format": _format(draft, spec)}
+    request = {**spec.to_json(), "transforms": transforms, "format": name}
     upload = draft.keep()
     try:
         return _queue(
             services,
             {**request, "source_sha256": draft.sha256},
             {"upload": upload, "spec": request, "like": like},
-            needs=catalog.providers(components, format=request["format"]),
+            needs=catalog.providers(components, format=name),
             labels=labels,
             timeout_s=timeout_s,
             caller=caller,
@@ -255,6 +259,10 @@ def search(
     name: str | None = None,
     split: str | None = None,
     task: str | None = None,
+    sealed: bool | None = None,
+    format: str | None = None,
+    digest: str | None = None,
+    created_by: str | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """One page of dataset versions."""
     identity = datasets.c.name + "@" + cast(datasets.c.version, Text)
@@ -263,6 +271,10 @@ def search(
         (name, datasets.c.name),
         (split, datasets.c.spec["split"].as_string()),
         (task, datasets.c.spec["task"].as_string()),
+        (sealed, datasets.c.spec["sealed"].as_boolean()),
+        (format, datasets.c.details["format"].as_string()),
+        (digest, datasets.c.digest),
+        (created_by, datasets.c.created_by),
     ):
         if wanted is not None:
             query = query.where(column == wanted)
@@ -270,6 +282,18 @@ def search(
     with reading(services.database) as db:
         rows, following = select_page(db, query, page, identity=identity, keys=keys)
     return [body(row) for row in rows], following
+
+
+def versions(services: Services, page: Page, name: str) -> tuple[list[dict[str, Any]], str | None]:
+    """One page of the versions of one name, or NotFound."""
+    if "@" in name:
+        raise NotFound(
+            f"{name[:140]!r} names one version, which GET /v1/datasets/{name[:140]} shows; a list "
+            "of versions takes the name without '@'"
+        )
+    with reading(services.database) as db:
+        resolve(db, name)
+    return search(services, page, name=name)
 
 
 def remove(services: Services, ref: str) -> None:

@@ -34,9 +34,11 @@ def show(
     _check_seal(row, caller)
     if shown_as is None:
         shown_as = "png" if row.details["input"]["kind"] == "image" else "json"
-    if not 0 <= index < row.details["examples"]:
+    examples = row.details["examples"]
+    if not 0 <= index < examples:
         raise NotFound(
-            f"{row.name}@{row.version} has {row.details['examples']} examples, numbered from 0"
+            f"{row.name}@{row.version} has {examples} examples: the index must be 0 to "
+            f"{examples - 1}"
         )
     with services.store.draft() as picture:
         request = {"index": index, "format": shown_as}

@@ -296,7 +296,7 @@ def test_groups_that_do_not_fit_are_refused(take):
 
 def test_missing_and_unfit_arrays_are_named(take):
     refused(take(npz(images=X, labels=Y)), "'images', 'labels'", "'x'", "'y'")
-    refused(take(npz()), "no arrays")
+    refused(take(npz()), "this is an empty archive", "the arrays x and y")
     refused(take(npz(x=X[:0], y=Y[:0])), "no examples")
     refused(take(npz(x=np.zeros(4), y=Y)), "x has shape [4]", "(N, features)")
     refused(take(npz(x=np.zeros((4, 0)), y=Y)), "no values")
@@ -399,6 +399,10 @@ def test_the_first_bytes_show_what_tables_and_archives_are(head, name):
         (b"\x80\x04\x95", "pickle"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (gzip.compress(b"a,b,label\n" * 50, mtime=0), "no tar.gz"),
+        (gzip.compress(b"a,b,label\n1,2,x\n", mtime=0), "unpack it .* such as the CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Excel file .* save the table as CSV"),
+        (b"PK\x05\x06" + bytes(18), "an empty archive"),
+        (bytes(10240)[:512], "an empty archive"),
         (b"\x93NUMPY\x01\x00", "numpy.savez"),
         (b"PARE\x20\x00\x00\x00", "encrypted Parquet"),
         (b"hello there\n", "text without a comma, semicolon or tab"),

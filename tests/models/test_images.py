@@ -239,8 +239,8 @@ def test_one_folder_is_enough_where_the_classes_are_given(take):
 def test_what_belongs_to_arrays_and_tables_is_refused(take):
     data = zipped(FILES)
     refused(take(data, task="multilabel"), "the name of its folder", pointer="/task")
-    refused(take(data, label="cat"), "name of its folder", pointer="/label")
-    refused(take(data, features=["x"]), "belongs to arrays and tables", pointer="/features")
+    refused(take(data, label="cat"), "tables", "name of its folder", pointer="/label")
+    refused(take(data, features=["x"]), "belongs to tables", pointer="/features")
     refused(take(data, groups=["x"]), "belongs to arrays and tables", pointer="/groups")
 
 

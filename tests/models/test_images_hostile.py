@@ -89,8 +89,9 @@ def test_names_that_stand_twice_are_refused_naming_both(take):
         assert "have one name" in detail
         refused(take(archive({f"{first}/1.png": GOOD, f"{second}/1.png": GOOD})), "have one name")
     entries = b"".join(entry(name.encode(), data) for name, data in FILES.items())
-    refused(take(entries + entry(b"cat/1.png", GOOD) + END), "'cat/1.png' and 'cat/1.png' have one")
-    refused(take(entries + entry(b"./cat/1.png", GOOD) + END), "have one name")
+    refused(take(entries + entry(b"cat/1.png", GOOD) + END), "'cat/1.png' stands in", "twice")
+    dotted = take(entries + entry(b"./cat/1.png", GOOD) + END)
+    refused(dotted, "'cat/1.png' and './cat/1.png' have one name")
 
 
 def test_an_archive_without_images_is_refused(take):
@@ -285,12 +286,28 @@ def test_members_that_share_their_bytes_are_refused(take):
         (FILES["dog/1.bmp"], "this is a single image"),
         (FILES["dog/2.webp"], "this is a single image"),
         (gzip.compress(b"a,b,label\n1,2,cat\n" * 50, mtime=0), "gzip-compressed and no tar.gz"),
+        (gzip.compress(b"a,label\n1,cat\n", mtime=0), "gzip-compressed and no tar.gz"),
+        (zipped({}), "this is an empty archive"),
+        # The orders in which Excel, openpyxl, XlsxWriter and LibreOffice write.
+        (zipped({"[Content_Types].xml": b"<Types/>", "_rels/.rels": b"<R/>"}), "an Excel file"),
+        (zipped({"docProps/app.xml": b"<P/>", "xl/workbook.xml": b"<w/>"}), "an Excel file"),
+        (zipped({"xl/worksheets/sheet1.xml": b"<w/>"}), "an Excel file"),
+        (zipped({"_rels/.rels": b"<R/>", "xl/workbook.xml": b"<w/>"}), "an Excel file"),
+        (
+            zipped({"mimetype": b"application/vnd.oasis.opendocument.spreadsheet"}, compression=0),
+            "office document",
+        ),
         (zipped({"archive/data.pkl": b"\x80\x02."}), "this is what torch.save writes"),
         (zipped({"model_1/data.pkl": b"\x80\x02.", "model_1/data/0": b""}), "torch.save writes"),
     ],
 )
 def test_what_people_send_by_mistake_is_named_at_once(take, data, words):
     refused(take(data), words, "known formats: npz, safetensors, images")
+
+
+def test_a_class_may_be_called_like_a_folder_of_an_office_document(take):
+    data = zipped({"xl/1.png": GOOD, "s/1.png": GOOD})
+    assert accepted(take(data))["classes"] == ["s", "xl"]
 
 
 def test_arrays_in_a_zip_are_no_images_and_images_no_arrays(take):

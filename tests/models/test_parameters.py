@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.parameters import build, json_schema, parameter, to_json
 from models.spec import SpecError
+from models.transforms.images import Resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,11 @@ def test_what_does_not_fit_is_refused_with_a_pointer_to_it(given, pointer, detai
         build(Example, given)
     assert caught.value.pointer == pointer
     assert detail in caught.value.detail
+
+
+def test_a_fixed_number_of_entries_is_said_as_one_number():
+    with pytest.raises(SpecError, match=r"size must have exactly 2 entries, got 3"):
+        build(Resize, {"size": [1, 2, 3]})
 
 
 def test_the_schema_says_types_bounds_defaults_and_what_is_required():

@@ -65,6 +65,14 @@ def test_a_part_that_would_be_empty_is_refused(take):
         divide(dataset, fraction=0.01, seed=0, stratify=False)
     with pytest.raises(SpecError, match="training part"):
         divide(dataset, fraction=0.99, seed=0, stratify=False)
+    with pytest.raises(SpecError, match=r"leaves 3 to choose from; .* set stratify to false"):
+        divide(dataset, fraction=0.2, seed=0, stratify=True)
+
+
+def test_examples_that_are_all_equal_cannot_be_divided(take):
+    accepted(take(npz(x=np.ones((8, 2), np.float32), y=np.arange(8) % 2)))
+    with pytest.raises(SpecError, match="Equal examples stay together, which leaves 1 to choose"):
+        divide(Dataset(take.path), fraction=0.5, seed=0, stratify=False)
 
 
 def test_a_part_holds_its_examples_with_everything_that_belongs_to_them(dataset, tmp_path):

@@ -264,6 +264,9 @@ def test_a_column_without_a_role_is_not_looked_at(take, table):
         ({"label": "kind", "groups": ["kind"]}, "/groups/0", "'kind' stands in label already"),
         ({"label": "kind", "groups": ["a", "a"]}, "/groups/1", "'a' stands in groups already"),
         ({"label": "kind", "groups": ["a"], "features": ["a"]}, "/features/0", "in groups already"),
+        ({"label": "kind", "features": ["a", "kind"]}, "/features/1", "in label already"),
+        ({"features": ["label"]}, "/features/0", "in label already"),
+        ({"label": "kind", "features": ["a", "a"]}, "/features/1", "in features already"),
         ({"label": "kind", "features": []}, "/features", "no column for the features"),
         ({"label": "kind", "groups": ["a", "b", "Label"]}, "/file", "every column is a label or"),
         ({"label": "kind", "mode": "grey"}, "/mode", "mode belongs to images"),
@@ -427,7 +430,11 @@ def test_text_without_one_hot_is_refused_with_its_first_cell(take):
     refused(take(data), "row 2, column 'size' holds the text 'x'", pointer="/transforms")
     named = [{"name": "one_hot", "categories": {"city": ["Kyiv"]}}]
     data = as_csv(["city", "size", "label"], [["Kyiv", 1, 0], ["Kyiv", "x", 1]])
-    refused(take(data, transforms=named), "row 2, column 'size'", pointer="/transforms")
+    refused(
+        take(data, transforms=named),
+        "row 2, column 'size' holds the text 'x', and one_hot has no categories for this column",
+        pointer="/transforms",
+    )
 
 
 def test_missing_cells_without_impute_are_refused_with_the_first(take, table):
@@ -435,7 +442,12 @@ def test_missing_cells_without_impute_are_refused_with_the_first(take, table):
     detail = refused(take(data), "row 2, column 'b' is empty: add", pointer="/transforms")
     assert "impute" in detail
     chain = [{"name": "impute", "values": {"a": 0}}]
-    refused(take(data, transforms=chain), "row 2, column 'b' is empty", pointer="/transforms")
+    refused(
+        take(data, transforms=chain),
+        "row 2, column 'b' is empty, and impute has no value for this column: add it to its values",
+        "or leave the column out of features",
+        pointer="/transforms",
+    )
     accepted(take(data, transforms=[{"name": "impute", "values": {"b": 0}}]))
     np.testing.assert_array_equal(Dataset(take.path).x, [[1, 1], [2, math.nan], [3, math.nan]])
 

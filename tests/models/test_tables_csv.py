@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.catalog import FORMATS
 from models.datasets import Dataset, csvfile, ingest
 from models.datasets.csvrows import end_of_rows, row_at
 from tests.models.conftest import BOUNDS, accepted, refused
@@ -27,6 +28,16 @@ def x_of(take, text, **given):
     data = text if isinstance(text, bytes) else text.encode()
     accepted(take(data, **{**TRAIN, **given}))
     return Dataset(take.path).x.tolist()
+
+
+def test_the_catalog_says_which_cells_are_missing(take):
+    assert all(word in FORMATS["csv"].summary for word in MISSING)
+    rows = "".join(f"{word},{word},x\n" for word in sorted(MISSING))
+    table = f"number,text,label\n1,a,y\n{rows}".encode()
+    chain = [{"name": "impute"}, {"name": "one_hot"}]
+    number, text = accepted(take(table, split="train", transforms=chain))["columns"]
+    assert (number["kind"], number["missing"]) == ("number", len(MISSING))
+    assert (text["missing"], set(text["categories"])) == (1, {"a", *MISSING} - {""})
 
 
 # --- dialects

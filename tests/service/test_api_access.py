@@ -29,7 +29,7 @@ NEEDED = {
         "GET /v1/catalog",
         "GET /v1/catalog/<kind>",
         "GET /v1/workers",
-        "GET /v1/datasets/<ref>/examples/<int:index>",
+        "GET /v1/datasets/<ref>/examples/<index>",
         "GET /v1/datasets/<ref>/overlap",
         "GET /v1/version",
         "GET /metrics",

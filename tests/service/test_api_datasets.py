@@ -46,11 +46,44 @@ def test_an_example_shows_its_values_class_and_groups(client):
         "dtype": "int16",
         "values": [6, 7, 8],
     }
-    assert_problem(client.get("/v1/datasets/small/examples/4"), 404, "4 examples, numbered from 0")
-    assert_problem(client.get("/v1/datasets/small/examples/x"), 404)
+    for index in ("4", "-1", "abc", "1.0", "9" * 30, "%D9%A1"):
+        answer = client.get(f"/v1/datasets/small/examples/{index}")
+        assert_problem(answer, 404, "4 examples: the index must be 0 to 3")
     picture = client.get("/v1/datasets/small/examples/0?format=png")
     assert_problem(picture, 422, "no images", pointer="/format")
     assert_problem(client.get("/v1/datasets/none/examples/0"), 404)
+
+
+def test_the_versions_of_a_name_are_listed_and_those_of_anything_else_are_not_there(client):
+    client.register("twice", content=npz(seed=41))
+    client.register("twice", content=npz(seed=42))
+    items = client.get("/v1/datasets/twice/versions").json["items"]
+    assert [one["version"] for one in items] == [2, 1]
+    answer = client.get("/v1/datasets/twice/versions?cursor=x")
+    assert_problem(answer, 422, pointer="/cursor")
+    assert_problem(client.get("/v1/datasets/twice@1/versions"), 404, "'twice@1'", "without '@'")
+    assert_problem(client.get("/v1/datasets/never/versions"), 404, "no dataset 'never'")
+
+
+def test_datasets_are_filtered_by_what_they_say_of_themselves(client):
+    client.register("sealed", content=npz(seed=43), split="test")
+    client.register("table", content=b"a,label\n1,0\n2,1\n", split="train")
+    found = client.get("/v1/datasets/table").json
+
+    def names(query):
+        return {one["name"] for one in client.get(f"/v1/datasets?{query}").json["items"]}
+
+    assert "sealed" in names("sealed=true")
+    assert "table" not in names("sealed=true")
+    assert "sealed" not in names("sealed=false")
+    assert "table" in names("sealed=false")
+    assert names("format=csv") == {"table"}
+    assert names(f"digest={found['digest']}") == {"table"}
+    assert names(f"digest={'0' * 64}") == set()
+    assert "table" in names(f"created_by={found['created_by']}&limit=200")
+    assert names("created_by=nobody-else") == set()
+    assert_problem(client.get("/v1/datasets?sealed=yes"), 422, "true or false", pointer="/sealed")
+    assert_problem(client.get("/v1/datasets?digest=abc"), 422, "64", pointer="/digest")
 
 
 def test_pixels_are_shown_as_a_picture_too(client):
@@ -182,6 +215,23 @@ def test_an_evaluation_is_verified_by_another_that_computes_it_again(client):
     assert known["id"] == first["id"]  # a verification answers no other request
     third = client.http.post(f"/v1/evaluations/{second['id']}/verify?wait").json
     assert third["verifies"] == second["id"]
+
+
+def test_a_post_that_takes_no_fields_refuses_those_of_a_body(client):
+    client.register("bare", content=npz(seed=44))
+    digest = client.store(pt(seed=45))["digest"]
+    job = client.evaluate(checkpoint=digest, dataset="bare").json
+    for path in (f"/v1/evaluations/{job['id']}/verify", f"/v1/jobs/{job['id']}/cancel"):
+        answer = client.http.post(path, json={"tolerance": 0.1})
+        assert_problem(answer, 422, "is unknown here", pointer="/tolerance")
+        answer = client.http.post(path, data={"tolerance": "0.1"})
+        assert_problem(answer, 415, "must be JSON")
+        answer = client.http.post(path, data=b"[]", content_type="application/json")
+        assert_problem(answer, 400, "must be a JSON object")
+    path = f"/v1/evaluations/{job['id']}/verify?wait"
+    assert client.http.post(path, json={}).json["state"] == "succeeded"
+    empty = client.http.post(path, data=b"", content_type="application/x-www-form-urlencoded")
+    assert empty.json["state"] == "succeeded"
 
 
 def test_what_cannot_be_verified_says_why(client):

@@ -41,7 +41,8 @@ def test_another_content_type_is_not_supported(client, media):
 
 
 def test_an_address_that_does_not_exist_is_a_problem(client):
-    assert_problem(client.get("/v2/nothing"), 404)
+    for path in ("/v2/nothing", "/v1/datasets/a/nothing"):
+        assert_problem(client.get(path), 404, "no such path; GET /openapi.json lists all")
     assert_problem(client.get("/v1/evaluations/none"), 404, "no evaluation")
     assert_problem(client.get("/v1/jobs/none/events"), 404)
     assert_problem(client.get("/v1/catalog/pets"), 404, "known: architectures")
@@ -66,6 +67,23 @@ def test_unknown_query_parameters_and_repeated_ones_are_errors(client):
     assert_problem(client.get("/v1/jobs?limit=1&limit=2"), 422, pointer="/limit")
     assert_problem(client.get("/v1/jobs?limit=ten"), 422, pointer="/limit")
     assert_problem(client.get("/v1/jobs?wait"), 422, pointer="/wait")
+
+
+def test_a_text_that_is_no_json_is_answered_with_json_that_would_be_right(client):
+    for field, text, example in (
+        ("classes", "p,q", '["p", "q"]'),
+        ("transforms", "to_float", '[{"name": "to_float"}]'),
+        ("labels", "team=a", '{"p": "q"}'),
+    ):
+        fields = {"name": "a", "split": "train", field: text}
+        answer = client.upload("/v1/datasets", content=npz(), **fields)
+        assert_problem(answer, 422, f"such as {example}", f"got {text!r}", pointer=f"/{field}")
+
+
+def test_an_unknown_parameter_lists_the_names_that_are_written(client):
+    client.register("known")
+    answer = client.get("/v1/datasets/known/overlap?with=known&x=1")
+    assert_problem(answer, 422, "is unknown; known: with", pointer="/x")
 
 
 @pytest.mark.parametrize("wait", ["soon", "-1", "1e3", "nan", "inf", "٣"])
@@ -228,7 +246,7 @@ def test_a_query_parameter_that_cannot_be_read_says_what_would_be(client, query,
         ("batch_size", "many", "/batch_size: must be an integer, got 'many'"),
         ("threshold", "half", "/threshold: must be a number, got 'half'"),
         ("labels", '{"a": "1", "a": "2"}', "key 'a' stands twice"),
-        ("hyperparameters", "{", "/hyperparameters: must be JSON that can be taken"),
+        ("hyperparameters", "{", "/hyperparameters: must be JSON such as {"),
     ],
 )
 def test_a_form_field_that_cannot_be_read_says_what_would_be(client, field, text, detail):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -212,3 +213,49 @@ def test_a_checkpoint_takes_its_constants_from_a_training_table(client, register
         )
         problem = assert_problem(answer, 422, part)
         assert problem["errors"][0]["pointer"].startswith("/transforms/0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer", "part"),
+    [
+        ({"mode": "grey"}, "/mode", "this file holds a table"),
+        ({"transforms": '[{"name": "resize", "size": 8}]'}, "/transforms/0/name", "images"),
+        ({"features": '["age", "label"]'}, "/features/1", "stands in label already"),
+        (
+            {"groups": '["site"]', "features": '["site"]'},
+            "/features/0",
+            "stands in groups already",
+        ),
+    ],
+)
+def test_what_cannot_be_done_with_a_table_is_refused_at_once(client, fields, pointer, part):
+    answer = client.upload(
+        "/v1/datasets", content=as_csv(HELD_OUT), name="x", split="test", **fields
+    )
+    assert_problem(answer, 422, part, pointer=pointer)
+
+
+def test_an_excel_file_is_refused_at_once_whatever_format_is_said(client):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    for said in ({}, {"format": "images"}, {"format": "csv", "label": "y"}):
+        fields = {"name": "x", "split": "train", **said}
+        answer = client.upload("/v1/datasets", content=stream.getvalue(), **fields)
+        assert_problem(answer, 422, "Excel", "save the table as CSV", pointer="/file")
+
+
+def test_a_training_table_without_a_column_has_no_value_to_impute(client, registered):
+    rows = [(*row, "") for row in HELD_OUT]
+    answer = client.upload(
+        "/v1/datasets?wait",
+        content=as_csv(rows, (*HEAD, "m")),
+        name="more",
+        split="validation",
+        groups='["site"]',
+        transforms='[{"name": "impute", "dataset": "people-train"}, '
+        '{"name": "one_hot", "dataset": "people-train"}]',
+    ).json
+    assert answer["state"] == "failed"
+    assert "column 'm' is empty, and impute has no value" in answer["error"]["detail"]
