@@ -2,7 +2,7 @@ import json
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -104,6 +104,8 @@ def test_made_up_requests_never_break_the_contract(prodded, mode, examples):
         def prod(case):
             if case.query and "wait" in case.query:
                 case.query["wait"] = "0.01"
+            # What an empty list or object would make wrong does not get into a query at all.
+            assume(all(value not in ([], {}) for value in (case.query or {}).values()))
             # A schema cannot say that a made-up file is no checkpoint, or a digest none of ours.
             case.call_and_validate(headers=bearer, excluded_checks=[positive_data_acceptance])
 
