@@ -18,7 +18,7 @@ COPY pyproject.toml README.md ./
 COPY models models
 COPY checkpoints checkpoints
 COPY service service
-RUN /opt/holdout/bin/pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" '.[postgres]'
+RUN /opt/holdout/bin/pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" '.[postgres,onnx]'
 
 FROM python:${PYTHON}-slim
 

@@ -8,8 +8,13 @@ from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
 from models import catalog
 from models.layouts import OpenShape, TokenLimits
+from models.onnx import ARCHITECTURE as ONNX
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
+
+# What an ONNX network of integers takes beside its own dtype: whatever it can hold.
+_OTHER_NUMBERS = "a dataset of such numbers would fit"
+_NARROWER = {"int64": ("int32", "int16", "int8", "uint8"), "int32": ("int16", "int8", "uint8")}
 
 
 def check_fit(
@@ -39,32 +44,54 @@ def check_fit(
     expected = manifest.input_shape
     if made is None or expected is None or manifest.outputs is None:
         return
+    if manifest.architecture == ONNX:
+        takes = manifest.hyperparameters["dtype"]
+        _check_example(expected, takes, dataset, made, transforms)
+        return
     entry = catalog.ARCHITECTURES[manifest.architecture]
     built = entry.build(manifest.hyperparameters)
     if entry.tokens is not None or made.vocabulary is not None:
         limits = entry.tokens and entry.tokens(built)
         _check_tokens(manifest.architecture, expected, limits, dataset, made)
         return
-    fits = len(made.shape) == len(expected) and all(map(_takes, expected, made.shape))
-    if not fits or made.dtype != "float32":
-        names = ", ".join(one.name for one in transforms)
-        advice = _advice(expected, made, transforms)
-        raise SpecError(
-            f"the checkpoint expects {_shown(expected)} float32; dataset {dataset} gives "
-            f"{_shown(made.shape)} {made.dtype} after [{names}]; {advice}",
-            pointer="/transforms",
-        )
+    _check_example(expected, "float32", dataset, made, transforms)
     entry.layout.tensors(built, made.shape, manifest.outputs)
 
 
-def _advice(expected: OpenShape, made: ExampleType, transforms: Sequence[Component]) -> str:
+def _check_example(
+    expected: OpenShape,
+    takes: str,
+    dataset: str,
+    made: ExampleType,
+    transforms: Sequence[Component],
+) -> None:
+    """Raise SpecError unless a network that takes such a dtype takes such an example."""
+    fits = len(made.shape) == len(expected) and all(map(_takes, expected, made.shape))
+    if fits and made.dtype in (takes, *_NARROWER.get(takes, ())):
+        return
+    names = ", ".join(one.name for one in transforms)
+    raise SpecError(
+        f"the checkpoint expects {_shown(expected)} {takes}; dataset {dataset} gives "
+        f"{_shown(made.shape)} {made.dtype} after [{names}]; "
+        f"{_advice(expected, takes, made, transforms)}",
+        pointer="/transforms",
+    )
+
+
+def _advice(
+    expected: OpenShape, takes: str, made: ExampleType, transforms: Sequence[Component]
+) -> str:
     """What would make the one of the other."""
     have = made.shape
+    if made.vocabulary is not None and takes == "float32":
+        return "these are token ids, which are no numbers to compute with"
     if len(expected) == 1 and len(have) > 1:
         return "add the transform flatten"
-    fits = len(expected) == len(have) and all(map(_takes, expected, have))
-    if fits:
-        return "add the transform to_float"
+    if takes != "float32" and made.dtype == "float32":
+        to_float = any(one.name == "to_float" for one in transforms)
+        return "leave out the transform to_float" if to_float else _OTHER_NUMBERS
+    if len(expected) == len(have) and all(map(_takes, expected, have)):
+        return "add the transform to_float" if takes == "float32" else _OTHER_NUMBERS
     if len(expected) != 3 or len(have) != 3:
         return "choose the columns or arrays that the network was trained on"
     steps = []
@@ -77,7 +104,7 @@ def _advice(expected: OpenShape, made: ExampleType, transforms: Sequence[Compone
     if not all(map(_takes, expected[1:], have[1:])):
         steps.append(f"resize to [{expected[1]}, {expected[2]}]")
     before = f" before {transforms[0].name}" if transforms else ""
-    if made.dtype != "float32":
+    if made.dtype != takes:
         steps.append("to_float")
     return f"add the transform{'s' if len(steps) > 1 else ''} {' and '.join(steps)}{before}"
 

@@ -18,8 +18,10 @@ class Manifest:
     """Stands in the metadata of a canonical file and is therefore part of its digest.
 
     Attributes:
-        architecture: a name of `models.catalog.ARCHITECTURES`.
-        hyperparameters: every one of them, JSON values.
+        architecture: a name of `models.catalog.ARCHITECTURES`, or ``onnx``.
+        hyperparameters: every one of them, JSON values. Of ``onnx``: ``opset``, ``dtype`` (of the
+            input), ``batch`` (1 if it takes one example at a time, else null) and, of integers,
+            ``padding_id``.
         input_shape: of one example, without the batch axis; None where any length will do. None as
             a whole for a plug-in's architecture, of whose tensors only a worker knows the meaning.
         outputs: number of output units; None for a plug-in's architecture.

@@ -60,9 +60,9 @@ def with_plugins(
     """The numeric policy of an evaluation that runs the code of plug-ins.
 
     Args:
-        policy: as `models.runtime.policy` says it.
+        policy: as `models.runtime.policy` says it, or of an ONNX network, which says its runtime.
         needs: the distributions whose code it runs; with none the policy stays as it is.
         provides: versions by distribution, of a worker.
     """
-    versions = {name: provides[name] for name in sorted(needs)}
+    versions = {name: provides[name] for name in sorted(needs) if name not in policy}
     return {**policy, "plugins": versions} if versions else dict(policy)

@@ -125,6 +125,11 @@ class Settings:
         low=1,
         high=86400,
     )
+    onnx_memory_bytes: int = _setting(
+        8 * 2**30,
+        "Memory that an ONNX network may take while it is evaluated; beyond it the job fails.",
+        low=2**26,
+    )
     lease_s: float = _setting(
         60.0, "Silence after which a worker's job is retried.", low=2, high=86400
     )

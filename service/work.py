@@ -31,6 +31,7 @@ def child_options(settings: Settings) -> ChildOptions:
         decoder_memory_bytes=settings.reader_memory_bytes,
         decoder_s=settings.decoder_s,
         prepared_bytes=settings.prepared_bytes,
+        onnx_memory_bytes=settings.onnx_memory_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from checkpoints.errors import CheckpointError, counted, listed, quoted
-from checkpoints.reading import formats, statedicts
+from checkpoints.reading import formats, onnxcanonical, sniffing, statedicts
 from checkpoints.reading.formats import Contents
 from checkpoints.reading.matching import Claims, combined, match, own_names
 from checkpoints.reading.statedicts import Tensors
@@ -71,7 +71,16 @@ def _convert(
     if os.fstat(source).st_size == 0:
         raise CheckpointError("the file is empty")
     data = mmap.mmap(source, 0, access=mmap.ACCESS_READ)
-    contents = formats.read(data)
+    kind = sniffing.sniff(data)
+    if kind == sniffing.ONNX:
+        return onnxcanonical.of_file(data, declaration, max_bytes, output)
+    if kind == sniffing.SAFETENSORS:
+        tensors_of_file, metadata = formats.header(data)
+        if onnxcanonical.is_canonical(metadata):
+            return onnxcanonical.of_canonical(
+                data, tensors_of_file, metadata, declaration, max_bytes, output
+            )
+    contents = formats.read(data, kind)
     tensors, stated, adjustments = statedicts.find(contents.value)
     bare, stripped = statedicts.strip(tensors)
     tensors, renamed = statedicts.rename(bare, statedicts.without_prefixes(key_map, bare))

@@ -1,4 +1,4 @@
-"""The three formats, each read into the same `Contents`: structure only, no tensor's values."""
+"""The formats of weights, each read into the same `Contents`: structure only, no values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from checkpoints.errors import CheckpointError, quoted
 from checkpoints.manifest import Manifest
 from checkpoints.reading import sniffing
+from checkpoints.reading.onnxfile import EXPORT
 from checkpoints.reading.pickles import Pickle
 from checkpoints.reading.sniffing import unsupported
 from checkpoints.reading.tensors import DTYPES, Storage, StoredTensor
@@ -56,14 +57,17 @@ class Contents:
     manifest: Manifest | None = None
 
 
-def read(data: mmap.mmap) -> Contents:
-    """Find the format from the content and read the structure.
+def read(data: mmap.mmap, kind: str) -> Contents:
+    """Read the structure of a file of this kind.
+
+    Args:
+        kind: as `sniffing.sniff` calls it; ONNX is read elsewhere.
 
     Raises:
-        CheckpointError: of kind ``unsupported`` if it is none of the three, else it is damaged or
-            holds what is not loaded.
+        CheckpointError: it is damaged, or holds what is not loaded; of kind ``unsupported`` if it
+            is none of ours after all.
     """
-    return _READERS[sniffing.sniff(data)](data)
+    return _READERS[kind](data)
 
 
 def _torch_zip(data: mmap.mmap) -> Contents:
@@ -123,13 +127,15 @@ def _root(names: Collection[str]) -> str:
     last = {name.rsplit("/", 1)[-1] for name in names}
     if "constants.pkl" in last or any("/code/" in f"/{name}" for name in names):
         raise unsupported(
-            "the file is TorchScript, whose loading runs the code inside; save "
-            "model.state_dict() of the original module instead"
+            "the file is TorchScript, whose loading runs the code inside; export the network as "
+            f"ONNX instead, which is data: {EXPORT}; or save model.state_dict() of the original "
+            "module"
         )
     if "archive_format" in last or "serialized_exported_program.json" in last:
         raise unsupported(
-            "the file is a program written by torch.export, whose loading can run code; save "
-            "model.state_dict() of the original module instead"
+            "the file is a program written by torch.export, whose loading can run code; export "
+            f"the network as ONNX instead, which is data: {EXPORT}; or save model.state_dict() of "
+            "the original module"
         )
     if any(name.endswith(".npy") for name in last):
         raise unsupported(
@@ -190,11 +196,16 @@ def _torch_legacy(data: mmap.mmap) -> Contents:
     return Contents(format="torch-legacy", value=value, starts=starts)
 
 
-def _safetensors(data: mmap.mmap) -> Contents:
+def header(data: mmap.mmap) -> tuple[dict[str, tensorfile.TensorInfo], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file; CheckpointError if it is damaged."""
     try:
-        tensors, metadata = tensorfile.parse(data)
+        return tensorfile.parse(data)
     except tensorfile.TensorFileError as error:
         raise CheckpointError(f"the safetensors file is damaged: {error}") from None
+
+
+def _safetensors(data: mmap.mmap) -> Contents:
+    tensors, metadata = header(data)
     value = {}
     for name, info in tensors.items():
         storage = Storage(name, _SAFETENSORS_DTYPES[info.dtype], info.end - info.start)

@@ -12,6 +12,7 @@ from models import catalog
 from models import parameters as declared
 from models.entries import ArchitectureEntry, Entry
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
+from models.onnx import ARCHITECTURE as ONNX
 from models.spec import Component, SpecError, check_classes
 
 # Hyperparameters that weights do not show and that no evaluation depends on.
@@ -142,6 +143,12 @@ def match(
             + _that_fit(shapes),
             pointer="/architecture",
         )
+    if claims.architecture == ONNX:
+        raise CheckpointError(
+            "the file is not ONNX, and only what torch.onnx.export writes is of that architecture: "
+            f"upload the .onnx file, or say one of {', '.join(catalog.ARCHITECTURES)}",
+            pointer="/architecture",
+        )
     given = claims.hyperparameters or {}
     try:
         found = catalog.ARCHITECTURES.find(claims.architecture)
@@ -168,8 +175,8 @@ def match(
     _compare(claims.architecture, entry, given, shown, expected, shapes)
     if 0 in (shown.outputs, *shown.input_shape):
         raise CheckpointError("the network has no inputs or no outputs")
-    classes = _classes(claims.classes, shown.outputs)
-    transforms = _transforms(claims.transforms)
+    classes = stated_classes(claims.classes, shown.outputs)
+    transforms = stated_transforms(claims.transforms)
     manifest = Manifest(
         architecture=claims.architecture,
         hyperparameters=declared.to_json(parameters),
@@ -192,7 +199,7 @@ def _of_plugin(
             check_classes(claims.classes, pointer="/classes", least=1)
         except SpecError as error:
             raise _refused(error, "") from None
-    transforms = _transforms(claims.transforms)
+    transforms = stated_transforms(claims.transforms)
     return Manifest(
         architecture=architecture,
         hyperparameters=declared.to_json(parameters),
@@ -364,7 +371,8 @@ def _input_shape(stated: OpenShape | None, shown: OpenShape) -> OpenShape:
     return stated
 
 
-def _classes(classes: tuple[str, ...] | None, outputs: int) -> tuple[str, ...] | None:
+def stated_classes(classes: tuple[str, ...] | None, outputs: int) -> tuple[str, ...] | None:
+    """The classes, once they are known to be as many as the outputs; None if nobody states any."""
     if classes is None:
         return None
     try:
@@ -380,7 +388,10 @@ def _classes(classes: tuple[str, ...] | None, outputs: int) -> tuple[str, ...] |
     return classes
 
 
-def _transforms(components: tuple[Component, ...] | None) -> tuple[dict[str, Any], ...] | None:
+def stated_transforms(
+    components: tuple[Component, ...] | None,
+) -> tuple[dict[str, Any], ...] | None:
+    """The transforms with every default filled in; None if nobody states any."""
     if components is None:
         return None
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import mmap
 
 from checkpoints.errors import CheckpointError
+from checkpoints.reading import onnxfile
 
-ZIP, PICKLE, SAFETENSORS = "zip", "pickle", "safetensors"
+ZIP, PICKLE, SAFETENSORS, ONNX = "zip", "pickle", "safetensors", "onnx"
 
 _TORCH = "save model.state_dict() with torch.save, or as safetensors"
 
@@ -27,12 +28,11 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", f"a PDF document: {_TORCH}"),
     (0, b"<", "HTML or XML, perhaps the error page of a download: fetch the file again"),
     (0, b"{", f"JSON, perhaps an index or a configuration: {_TORCH}"),
-    (0, b"\x08", f"perhaps ONNX: load the weights in PyTorch and {_TORCH}"),
 )
 
 
 def sniff(data: mmap.mmap) -> str:
-    """One of `ZIP`, `PICKLE` and `SAFETENSORS`.
+    """One of `ZIP`, `PICKLE`, `SAFETENSORS` and `ONNX`.
 
     Raises:
         CheckpointError: of kind ``unsupported``; says what the file seems to be and what is right.
@@ -47,9 +47,11 @@ def sniff(data: mmap.mmap) -> str:
     for position, signature, words in _OTHERS:
         if data[position : position + len(signature)] == signature:
             raise unsupported(f"the file is {words}")
+    if onnxfile.looks(data):
+        return ONNX
     raise unsupported(
         "the file is of no known kind; what torch.save writes is read (the zip and the older "
-        "stream) and safetensors"
+        "stream), safetensors, and what torch.onnx.export writes"
     )
 
 

@@ -48,10 +48,14 @@ class DeclarationSchema(Schema):
     """What is said of an uploaded checkpoint where its file does not say it."""
 
     architecture = Text(
-        validate=validate.Length(1, 128), metadata={"description": "A name of the catalog."}
+        validate=validate.Length(1, 128),
+        metadata={"description": "A name of the catalog; an ONNX file needs none."},
     )
     hyperparameters = Object(
-        metadata={"description": "Where the weights do not show them, such as the activation."}
+        metadata={
+            "description": "Where the weights do not show them, such as the activation; of ONNX "
+            "only padding_id."
+        }
     )
     classes = fields.List(Text(validate=validate.Length(1, 256)), validate=validate.Length(1))
     transforms = Transforms(metadata={"description": "What the network needs done to its input."})

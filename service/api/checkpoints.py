@@ -31,8 +31,9 @@ def post_checkpoint(
 ) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Upload a checkpoint
 
-    Takes what torch.save writes (a state dict, bare or nested) and safetensors. The file is parsed
-    without running anything in it, checked against its architecture and kept as safetensors.
+    Takes what torch.save writes (a state dict, bare or nested), safetensors, and ONNX, which holds
+    its architecture. The file is parsed without running anything in it, checked against its
+    architecture and kept as safetensors.
     """
 
     def act() -> dict[str, Any]:

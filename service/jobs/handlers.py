@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
@@ -25,12 +25,13 @@ from models import parameters as declared
 from models.datasets import Dataset
 from models.evaluation import EvaluationError, EvaluationReport, evaluate
 from models.evaluation_key import METRIC_VERSION, evaluation_key, with_plugins
+from models.onnx import ARCHITECTURE as ONNX
 from models.sections import merged_groups
 from models.spec import Component, SpecError
 from models.tensorfile import TensorSource
 from models.transforms import ExampleType, Transform, elementwise
 from models.verification import verified
-from service.jobs import ingestion, networks
+from service.jobs import ingestion, networks, onnxnetworks
 from service.jobs.engines import ChildOptions, Message, Task, TaskFailed
 from service.jobs.materials import Array, Materials
 from service.jobs.progress import Progress, Report
@@ -53,6 +54,11 @@ class Context:
     device: str
     plugins: plugins.Loaded
     environments: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def provides(self) -> dict[str, str]:
+        """Versions by distribution of what a job may need."""
+        return {**self.plugins.provides, **onnxnetworks.provides()}
 
     def environment(self, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numeric policy and environment of a device."""
@@ -102,10 +108,11 @@ def hello(context: Context) -> Message:
     usable = dict.fromkeys(("cpu", context.device))
     return {
         "policies": {device.partition(":")[0]: context.environment(device)[0] for device in usable},
+        "onnx_policies": onnxnetworks.policies(context.device),
         "environment": own[1],
         "catalog": {name: entries.describe() for name, entries in catalog.CATALOGS.items()},
         "plugins": context.plugins.plugins,
-        "provides": context.plugins.provides,
+        "provides": context.provides,
         "kinds": {kind: handler.long for kind, handler in HANDLERS.items()},
     }
 
@@ -121,45 +128,41 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
     What the supervisor alone knows (``queued_s``, ``total_s``) it adds to ``timings``.
     """
     began = time.perf_counter()
-    device = "cpu" if payload["device"] == "cpu" else context.device
     dataset = context.materials.dataset(payload["dataset_digest"])
+    manifest, arrays = context.materials.checkpoint(payload["checkpoint"])
+    device = _device(manifest, payload["device"], context)
     with _memory_watched(payload, device):
-        manifest, arrays = context.materials.checkpoint(payload["checkpoint"])
         made = _fitting(manifest, dataset, payload)
-        loading = time.perf_counter()
-        model = networks.build(
-            manifest,
-            arrays,
-            shape=made.shape,
-            classes=len(dataset.classes),
-            task=payload["task"],
-            device=device,
-        )
-        load_s = time.perf_counter() - loading
         x, transforms = context.materials.examples(
             payload["dataset_digest"], payload["transforms"], report
         )
-        prepare_s = time.perf_counter() - began - load_s
+        prepare_s = time.perf_counter() - began
         batches = _Batches(x, transforms, payload["batch_size"], device)
-        try:
-            judged = evaluate(
-                model,
-                batches,
-                dataset.y,
-                task=payload["task"],
-                classes=dataset.classes,
-                positive_class=payload["positive_class"],
-                threshold=payload["threshold"],
-                groups=merged_groups(dataset.groups, least=SMALLEST_GROUP)
-                if payload.get("sealed")
-                else dataset.groups,
-                order=output_order(manifest, task=payload["task"], classes=dataset.classes),
-                progress=Progress(report, len(dataset), "examples"),
-            )
-        except EvaluationError as error:
-            raise TaskFailed(error.reason, error.detail) from error
+        loading = time.perf_counter()
+        with _opened(manifest, arrays, dataset, made, payload, context, device) as model:
+            load_s = time.perf_counter() - loading
+            try:
+                judged = evaluate(
+                    model,
+                    batches,
+                    dataset.y,
+                    task=payload["task"],
+                    classes=dataset.classes,
+                    positive_class=payload["positive_class"],
+                    threshold=payload["threshold"],
+                    groups=merged_groups(dataset.groups, least=SMALLEST_GROUP)
+                    if payload.get("sealed")
+                    else dataset.groups,
+                    order=output_order(manifest, task=payload["task"], classes=dataset.classes),
+                    progress=Progress(report, len(dataset), "examples"),
+                )
+            except EvaluationError as error:
+                raise TaskFailed(error.reason, error.detail) from error
     policy, environment = context.environment(device)
-    policy = with_plugins(policy, payload.get("needs", ()), context.plugins.provides)
+    if manifest.architecture == ONNX:
+        policy = onnxnetworks.policies(device)[device.partition(":")[0]]
+        environment = environment | policy
+    policy = with_plugins(policy, payload.get("needs", ()), context.provides)
     key = evaluation_key(**{name: payload[name] for name in _KEY}, policy=policy)
     evidence = {
         "key": key,
@@ -277,6 +280,39 @@ def _fitting(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]) -
         raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
     assert made is not None  # noqa: S101 - here is the code of every transform
     return made
+
+
+def _device(manifest: Manifest, wanted: str, context: Context) -> str:
+    """Where a request for this device is computed in this child."""
+    if manifest.architecture == ONNX:
+        return onnxnetworks.device(wanted, context.device)
+    return "cpu" if wanted == "cpu" else context.device
+
+
+@contextlib.contextmanager
+def _opened(
+    manifest: Manifest,
+    arrays: Mapping[str, Array],
+    dataset: Dataset,
+    made: ExampleType,
+    payload: Mapping[str, Any],
+    context: Context,
+    device: str,
+) -> Iterator[nn.Module]:
+    """The network of a checkpoint, whatever it came as, until the block ends."""
+    if manifest.architecture == ONNX:
+        graph = context.materials.graph(payload["checkpoint"])
+        with onnxnetworks.opened(manifest, graph, arrays, context.options, device) as model:
+            yield model
+        return
+    yield networks.build(
+        manifest,
+        arrays,
+        shape=made.shape,
+        classes=len(dataset.classes),
+        task=payload["task"],
+        device=device,
+    )
 
 
 def _stored_predictions(judged: EvaluationReport, store: LocalStore) -> str:

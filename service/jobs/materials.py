@@ -18,6 +18,7 @@ from checkpoints.manifest import Manifest
 from checkpoints.store import Store
 from models import catalog, tensorfile
 from models.datasets import Dataset, prepared
+from models.onnx.graph import Graph, GraphError
 from models.spec import Component, SpecError
 from models.tensorfile import TensorFileError
 from models.transforms import Transform
@@ -113,6 +114,12 @@ class Materials:
                 raise TensorFileError("it has no manifest")
         return manifest, arrays
 
+    def graph(self, digest: str) -> Graph:
+        """The graph of a checkpoint that came as ONNX."""
+        with _readable("the checkpoint"):
+            _, metadata = tensorfile.open_arrays(self._store.path(digest))
+            return Graph.from_metadata(metadata)
+
     def predictions(self, digest: str) -> dict[str, Array] | None:
         """What an evaluation kept of each example; None if it is gone."""
         try:
@@ -137,7 +144,7 @@ def _readable(what: str) -> Iterator[None]:
         yield
     except (MissingBlob, FileNotFoundError):
         raise TaskFailed("missing_blob", f"{what} is not in the store any more") from None
-    except (DamagedBlob, TensorFileError, CheckpointError) as error:
+    except (DamagedBlob, TensorFileError, CheckpointError, GraphError) as error:
         raise TaskFailed(
             "damaged_blob", f"{what} is damaged in the store; send the file again"
         ) from error

@@ -15,6 +15,9 @@ from sqlalchemy import Connection, delete, insert, update
 
 from service.db.tables import workers
 
+# What of a hello the web process goes by.
+_PUBLISHED = ("policies", "onnx_policies", "environment", "catalog", "provides")
+
 
 def show(
     db: Connection,
@@ -41,7 +44,7 @@ def show(
     details = {
         "children": children,
         "threads": hello["policies"]["cpu"]["threads"],
-        **{name: hello[name] for name in ("policies", "environment", "catalog", "provides")},
+        **{name: hello[name] for name in _PUBLISHED},
         "plugins": plugins,
     }
     additions = {

@@ -12,6 +12,8 @@ from checkpoints.fitting import check_fit
 from checkpoints.manifest import Manifest
 from models import catalog
 from models.evaluation_key import evaluation_key
+from models.onnx import ARCHITECTURE as ONNX
+from models.onnx import DISTRIBUTION, INSTALL
 from models.spec import Component, EvaluationSpec, SpecError
 from models.transforms import Column, ExampleType
 from service.db.connection import reading, writing
@@ -136,13 +138,22 @@ def _settled(
     _check_offered(manifest)
     payload = _payload(services, db, spec, digest, manifest)
     live = workers.live(db, now)
-    policies = workers.policies(live, spec.device, payload["needs"])
+    onnx = manifest.architecture == ONNX
+    policies = workers.policies(live, spec.device, payload["needs"], onnx=onnx)
     if live and not policies:
-        offered = sorted({name for row in live for name in row.details["policies"]})
-        needs = f" and {' and '.join(payload['needs'])}" if payload["needs"] else ""
+        able = [row for row in live if set(payload["needs"]) <= set(row.details["provides"])]
+        if onnx and not able:
+            raise SpecError(f"no live worker has ONNX Runtime: {INSTALL}", pointer="/checkpoint")
+        if not able:
+            raise SpecError(
+                f"no live worker has all of {', '.join(payload['needs'])}, whose code this takes; "
+                "GET /v1/workers says what each has",
+                pointer="/checkpoint",
+            )
+        offered = {name for row in able for name in workers.published_policies(row, onnx=onnx)}
+        what = "ONNX Runtime for the device" if onnx else "the device"
         raise SpecError(
-            f"no live worker has the device {spec.device!r}{needs}; there are: "
-            f"{', '.join(offered)}",
+            f"no live worker has {what} {spec.device!r}; there are: {', '.join(sorted(offered))}",
             pointer="/device",
         )
     return payload, policies
@@ -208,6 +219,9 @@ def _payload(
         most_bytes=services.settings.prepared_bytes,
         pointer="/transforms",
     )
+    needs = catalog.providers(components, architecture=manifest.architecture)
+    if manifest.architecture == ONNX:
+        needs.add(DISTRIBUTION)
     stated = {"transforms"} if transforms_from == "request" else set()
     threshold = spec.threshold
     if threshold is None and (task == "multilabel" or (task == "binary" and manifest.outputs == 1)):
@@ -224,7 +238,7 @@ def _payload(
         "threshold": threshold,
         "device": spec.device,
         "sealed": dataset.spec["sealed"],
-        "needs": sorted(catalog.providers(components, architecture=manifest.architecture)),
+        "needs": sorted(needs),
         "assumed": [one for one in manifest.assumed if one not in stated],
     }
 

@@ -25,11 +25,14 @@ def live(db: Connection, now: float) -> list[Any]:
     return list(db.execute(query.order_by(workers.c.started_at, workers.c.id)))
 
 
-def policies(rows: list[Any], device: str, needs: Collection[str] = ()) -> list[dict[str, Any]]:
+def policies(
+    rows: list[Any], device: str, needs: Collection[str] = (), *, onnx: bool
+) -> list[dict[str, Any]]:
     """Numeric policies under which these workers would compute a request for ``device``.
 
     Args:
         needs: the distributions whose code it runs; a worker without one of them has no policy.
+        onnx: for a network that came as ONNX.
     """
     found = []
     for row in rows:
@@ -40,7 +43,10 @@ def policies(rows: list[Any], device: str, needs: Collection[str] = ()) -> list[
         kind, _, card = wanted.partition(":")
         if card and row.device not in (kind, wanted):
             continue  # it has but one card, another one
-        policy = row.details["policies"].get(kind)
+        published = published_policies(row, onnx=onnx)
+        policy = published.get(kind)
+        if policy is None and onnx and device == "auto":
+            policy = published.get("cpu")  # its ONNX Runtime cannot use the card
         policy = policy and with_plugins(policy, needs, provides)
         if policy is not None and policy not in found:
             found.append(policy)
@@ -72,6 +78,12 @@ def catalogs(services: Services) -> dict[str, list[dict[str, Any]]]:
     with reading(services.database) as db:
         publish_added(db, services.clock())
     return {kind: one.describe() for kind, one in catalog.CATALOGS.items()}
+
+
+def published_policies(row: Any, *, onnx: bool) -> dict[str, dict[str, Any]]:
+    """What a worker says of itself, by kind of device; nothing where it lacks ONNX Runtime."""
+    found: dict[str, dict[str, Any]] = row.details.get("onnx_policies" if onnx else "policies", {})
+    return found
 
 
 def describe(services: Services) -> list[dict[str, Any]]:

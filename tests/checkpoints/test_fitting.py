@@ -296,3 +296,70 @@ def test_what_only_a_plugins_code_knows_is_left_to_the_worker():
     )
     stated = replace(foreign, classes=NAMES[:3])
     assert "missing (1): 'dog'" in refusal(stated)
+
+
+def onnx_fit(takes, gives, *, shape=(6,), transforms=()):
+    stated = Manifest(
+        architecture="onnx",
+        hyperparameters={"opset": 20, "dtype": takes, "batch": None},
+        input_shape=(6,),
+        outputs=4,
+        classes=NAMES,
+        transforms=(),
+        assumed=(),
+    )
+    check_fit(
+        stated,
+        dataset="zoo@1",
+        task="multiclass",
+        classes=NAMES,
+        example=ExampleType(shape=shape, dtype=gives),
+        transforms=[Component(name=name) for name in transforms],
+    )
+
+
+@pytest.mark.parametrize(
+    ("takes", "gives"),
+    [
+        ("float32", "float32"),
+        ("int64", "int64"),
+        ("int64", "int32"),
+        ("int64", "uint8"),
+        ("int32", "int32"),
+        ("int32", "int16"),
+        ("uint8", "uint8"),
+    ],
+)
+def test_an_onnx_network_takes_its_dtype_and_what_that_can_hold(takes, gives):
+    onnx_fit(takes, gives)
+
+
+@pytest.mark.parametrize(
+    ("takes", "gives", "transforms", "advice"),
+    [
+        ("float32", "uint8", (), "add the transform to_float"),
+        ("int64", "float32", (), "a dataset of such numbers would fit"),
+        ("int32", "int64", (), "a dataset of such numbers would fit"),
+        ("uint8", "uint8", ("to_float",), "leave out the transform to_float"),
+    ],
+)
+def test_another_dtype_is_refused_for_an_onnx_network_with_both_sides(
+    takes, gives, transforms, advice
+):
+    made = "float32" if transforms else gives
+    with pytest.raises(SpecError) as caught:
+        onnx_fit(takes, gives, transforms=transforms)
+    assert caught.value.pointer == "/transforms"
+    assert caught.value.detail == (
+        f"the checkpoint expects (6,) {takes}; dataset zoo@1 gives (6,) {made} after "
+        f"[{', '.join(transforms)}]; {advice}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"),
+    [((5,), "choose the columns or arrays that"), ((2, 3), "add the transform flatten")],
+)
+def test_another_shape_is_refused_for_an_onnx_network_with_both_sides(shape, advice):
+    with pytest.raises(SpecError, match=advice):
+        onnx_fit("float32", "float32", shape=shape)

@@ -31,7 +31,14 @@ def open_context(options, device):
 
 def hello(context):
     kinds = {name: name == "long" for name in RUN}
-    said = {"environment": {}, "catalog": {}, "plugins": [], "provides": {}, "kinds": kinds}
+    said = {
+        "onnx_policies": {},
+        "environment": {},
+        "catalog": {},
+        "plugins": [],
+        "provides": {},
+        "kinds": kinds,
+    }
     return {"policies": {"cpu": context}, **said}
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,8 @@ def test_the_catalog_shows_what_plugins_add_and_workers_say_which_failed(client)
     assert said["leaving"]["error"].startswith("SystemExit: usage: leaving.py FILE; see ...")
     assert said["thief"]["error"] == "architecture 'mlp' is there already; choose another name"
     assert all("trace" not in one for one in worker["plugins"])
-    assert worker["provides"] == {"holdout-wide": "1.2.0", "my-networks": "1.0"}
+    versions = {"holdout-wide": "1.2.0", "my-networks": "1.0"}
+    assert worker["provides"] == {**versions, "onnxruntime": version("onnxruntime")}
 
 
 def test_a_plugin_that_fails_is_in_the_log_with_its_trace(service):

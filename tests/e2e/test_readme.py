@@ -97,11 +97,12 @@ def test_every_evaluation_and_ingestion_succeeded(walk):
             jobs.append(json.loads(printed))
     assert [job["state"] for job in jobs] == ["succeeded"] * len(jobs)
     assert [job["kind"] for job in jobs].count("ingestion") >= 2
-    (own,) = (
+    own, as_onnx = (
         job
         for job in jobs
         if job["request"].get("dataset") == "blobs@1" and job.get("verifies", "") is None
     )
+    assert as_onnx["result"]["metrics"] == pytest.approx(own["result"]["metrics"], rel=1e-5)
     assert own["result"]["assumed"] == ["classes", "transforms"]
     assert own["result"]["metrics"]["accuracy"] > 0.8
     assert [one["value"] for one in own["result"]["per_group"]] == ["north", "south"]

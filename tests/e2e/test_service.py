@@ -119,7 +119,14 @@ def test_the_web_process_imports_no_torch(service, requests):
     web = descendants(running.pid).keys() - descendants(worker).keys() - {worker}
     assert len(web) >= 3  # gunicorn, its worker process, and the server of checkpoint readers
     loaded = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in web}
-    for library in ("/torch/", "/scipy/", "/sklearn/", "/pyarrow/", "/safetensors/"):
+    for library in (
+        "/torch/",
+        "/onnxruntime/",
+        "/scipy/",
+        "/sklearn/",
+        "/pyarrow/",
+        "/safetensors/",
+    ):
         assert not [pid for pid, maps in loaded.items() if library in maps]
     children = [
         pid for pid in descendants(worker) if "libtorch" in Path(f"/proc/{pid}/maps").read_text()
@@ -131,7 +138,7 @@ def test_the_web_process_imports_no_torch(service, requests):
 def test_importing_the_application_imports_no_torch():
     check = (
         "import sys, service.app, service.web, service.cli\n"
-        "heavy = {'torch', 'scipy', 'sklearn', 'pyarrow', 'safetensors', 'pandas'}\n"
+        "heavy = {'torch', 'onnxruntime', 'scipy', 'sklearn', 'pyarrow', 'safetensors', 'pandas'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     )
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from checkpoints.errors import counted
 from checkpoints.manifest import Manifest
 from checkpoints.store import LocalStore
 from models import runtime, tensorfile
+from models.catalog import ARCHITECTURES
 from models.datasets import Dataset
 from models.evaluation_key import evaluation_key
 from models.plugins import Loaded
@@ -467,7 +469,9 @@ def test_a_hello_says_policies_environment_catalog_and_kinds(context):
     assert hello["policies"]["cpu"]["threads"] == 1
     assert hello["environment"]["torch"] == torch.__version__
     names = [one["name"] for one in hello["catalog"]["architectures"]]
-    assert names == ["mlp", "convnet", "text_cnn", "transformer_encoder"]
+    assert names == list(ARCHITECTURES)
+    assert hello["plugins"] == []
+    assert hello["provides"] == {"onnxruntime": version("onnxruntime")}
     assert hello["kinds"] == {"evaluation": False, "ingestion": False}
 
 

@@ -486,6 +486,7 @@ def test_a_worker_publishes_what_its_children_say_and_signs_off(site):
         "threads": 3,
         "policies": {"cpu": {"device": "cpu", "threads": 3}},
         "environment": {"os": "any"},
+        "onnx_policies": {},
         "catalog": {},
         "plugins": [],
         "provides": {},

@@ -18,7 +18,7 @@ def open_context(options, device):
 def hello(context):
     kinds = {"evaluation": False, "ingestion": False, "training": True}
     policies = {"cpu": {"device": "cpu", "threads": context.threads}}
-    said = {"catalog": {}, "plugins": [], "provides": {}, "kinds": kinds}
+    said = {"onnx_policies": {}, "catalog": {}, "plugins": [], "provides": {}, "kinds": kinds}
     return {"policies": policies, "environment": {"os": "any"}, **said}
 
 

@@ -8,8 +8,10 @@ runs each in a child process, the default.
 Messages are JSON objects with a ``type``:
 
 * ``hello``: a child is ready. ``slot``, ``device`` (the slot's), ``policies`` (numeric policy by
-  kind of device), ``environment``, ``catalog``, ``plugins`` and ``provides`` (see
-  `models.plugins.Loaded`), ``kinds`` (each kind of job it can do, and whether
+  kind of device), ``onnx_policies`` (the same for networks that came as ONNX; empty where there is
+  no ONNX Runtime), ``environment``, ``catalog``, ``plugins`` (see `models.plugins.Loaded`),
+  ``provides`` (versions of the distributions that jobs may need), ``kinds`` (each kind of job it
+  can do, and whether
   that kind is long: see `service.jobs.handlers.Handler`).
 * ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``.
 * ``succeeded``: ``id``, ``attempt``, ``result``.
@@ -70,6 +72,7 @@ class ChildOptions:
         decoder_memory_bytes: address space of each process that decodes an upload.
         decoder_s: seconds that decoding a file of `DECODED_BYTES` may take.
         prepared_bytes: what prepared datasets may take together.
+        onnx_memory_bytes: what a network that came as ONNX may take while it is evaluated.
         handlers: the module that does the work; see `Work`.
     """
 
@@ -79,6 +82,7 @@ class ChildOptions:
     decoder_memory_bytes: int = 4 * 2**30
     decoder_s: float = 25.0
     prepared_bytes: int = 2**30
+    onnx_memory_bytes: int = 2**33
     handlers: str = "service.jobs.handlers"
 
     def decoder_limits(self, file_bytes: int) -> Limits:
