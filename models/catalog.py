@@ -115,6 +115,7 @@ ARCHITECTURES = Catalog(
             summary="Vision transformer, for square images; torchvision's names and shapes.",
             parameters=vit.ViTParameters,
             layout=vit,
+            renames=vit.older_names,
         ),
     },
 )

@@ -278,7 +278,7 @@ def _renamed(entry: ArchitectureEntry, shapes: Mapping[str, Shape]) -> Mapping[s
     found = {}
     for name, shape in shapes.items():
         module, _, tensor = name.rpartition(".")
-        found[f"{names[module]}.{tensor}"] = shape
+        found[f"{names.get(module, module)}.{tensor}" if module else name] = shape
     return found
 
 

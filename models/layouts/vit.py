@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,11 +13,6 @@ from models.parameters import parameter
 from models.spec import SpecError
 
 _LAYER = "encoder.layers.encoder_layer_{}"
-
-_OLD_NAMES = (
-    " (older files of torchvision call each layer's mlp.0 and mlp.3 mlp.linear_1 and mlp.linear_2: "
-    "load such a file into torchvision's network and save that, or map each of them)"
-)
 
 # The published ones have heads of 64 features, and from the width 1024 on 16 wider ones.
 _HEAD_WIDTH, _MOST_HEADS = 64, 16
@@ -138,7 +134,6 @@ def shown(shapes: Mapping[str, Shape]) -> Shown:
             "vit needs conv_proj.weight with shape (width, channels, patch_size, patch_size), "
             "encoder.pos_embedding with shape (1, 1 + side * side, width), "
             f"{_LAYER.format(0)}.mlp.0.weight and heads.head.weight with 2 axes"
-            + (_OLD_NAMES if f"{_LAYER.format(0)}.mlp.linear_1.weight" in shapes else "")
         )
     width, channels, patch_size, _ = patches
     depth = 1
@@ -178,3 +173,16 @@ def _biased(name: str, shape: Shape) -> dict[str, TensorSpec]:
         f"{name}.weight": TensorSpec(shape=shape),
         f"{name}.bias": TensorSpec(shape=shape[:1]),
     }
+
+
+_OLDER_NAMES = re.compile(r"(encoder\.layers\.encoder_layer_\d{1,4}\.mlp)\.linear_([12])\.\w+")
+
+
+def older_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`: of files that torchvision 0.12 wrote.
+
+    The weights that it publishes are such; its own module renames these two layers as it loads.
+    """
+    found = [match for name in shapes if (match := _OLDER_NAMES.fullmatch(name))]
+    places = {"1": "0", "2": "3"}
+    return {f"{one[1]}.linear_{one[2]}": f"{one[1]}.{places[one[2]]}" for one in found}

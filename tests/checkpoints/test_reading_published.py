@@ -153,18 +153,19 @@ def test_heads_that_cannot_be_guessed_must_be_stated(convert, save):
     assert convert(data, architecture="vit", hyperparameters={"heads": 8}).checkpoint
 
 
-def test_the_older_names_of_a_vit_are_explained_and_mapped(convert, save):
-    old = {"mlp.0": "mlp.linear_1", "mlp.3": "mlp.linear_2"}
-    state, key_map = tiny_vit(), {}
+def test_the_older_names_of_a_vit_that_torchvision_publishes_are_taken(convert, save):
+    state = tiny_vit()
     for index in range(2):
         layer = f"encoder.layers.encoder_layer_{index}"
-        for new, name in old.items():
-            key_map[f"{layer}.{name}"] = f"{layer}.{new}"
+        for new, name in (("mlp.0", "mlp.linear_1"), ("mlp.3", "mlp.linear_2")):
             for part in ("weight", "bias"):
                 state[f"{layer}.{name}.{part}"] = state.pop(f"{layer}.{new}.{part}")
-    convert(save(state), architecture="vit").assert_refused("mlp.linear_1 and mlp.linear_2: load")
-    mapped = convert(save(state), architecture="vit", key_map=key_map)
-    assert mapped.digest == convert(save(tiny_vit()), architecture="vit").digest
+    answer = convert(save(state), architecture="vit")
+    assert answer.digest == convert(save(tiny_vit()), architecture="vit").digest
+    layer = "encoder.layers.encoder_layer_0.mlp"
+    renamed = f"renamed '{layer}.linear_1' to '{layer}.0' (2 tensors)"
+    assert renamed in answer.checkpoint["adjustments"]
+    assert "The tensors in the file fit vit with" in convert(save(state)).error["detail"]
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_examples_that_an_augmentation_cannot_take_are_refused(case):
     [
         ("random_crop", {}, "/size", "size is required"),
         ("random_crop", {"size": 0}, "/size", "at least 1"),
-        ("random_crop", {"size": [4]}, "/size", "2 to 2 entries"),
+        ("random_crop", {"size": [4]}, "/size", "exactly 2 entries, got 1"),
         ("random_crop", {"size": [4, 0.5]}, "/size/1", "must be integer"),
         ("random_crop", {"size": 17}, "/size", "17 pixels out of images that are 16 high"),
         ("random_crop", {"size": 16}, "/size", "16 pixels out of images that are 15 wide"),
