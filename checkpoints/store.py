@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import re
 import secrets
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +74,12 @@ class Draft(Protocol):
         """The descriptor, readable and writable, for another process that reads or writes it."""
         ...
 
-    def publish(self) -> Blob:
-        """Make it a blob under its digest; a blob that is there already is left as it is."""
+    def publish(self, *, deadline: float = math.inf) -> Blob:
+        """Make it a blob under its digest; a blob that is there already is left as it is.
+
+        Raises:
+            TimeoutError: what another process wrote was not hashed by then (monotonic seconds).
+        """
         ...
 
     def keep(self) -> str:
@@ -281,9 +287,9 @@ class LocalDraft:
         """See `Draft.fileno`."""
         return self._file.fileno()
 
-    def publish(self) -> Blob:
+    def publish(self, *, deadline: float = math.inf) -> Blob:
         """See `Draft.publish`."""
-        blob = Blob(digest=self._digest(), size_bytes=self.size_bytes)
+        blob = Blob(digest=self._digest(deadline), size_bytes=self.size_bytes)
         path = _blob_path(self._blobs, blob.digest)
         if not path.exists():
             self._place(path)
@@ -298,13 +304,15 @@ class LocalDraft:
         _sync_folder(self._uploads)
         return name
 
-    def _digest(self) -> str:
+    def _digest(self, deadline: float) -> str:
         """The hash made while writing, or that of the file if another process wrote it."""
         if self._written == self.size_bytes:
             return self.sha256
         found = hashlib.sha256()
         position = 0
         while chunk := os.pread(self._file.fileno(), CHUNK_BYTES, position):
+            if time.monotonic() > deadline:
+                raise TimeoutError
             found.update(chunk)
             position += len(chunk)
         return found.hexdigest()

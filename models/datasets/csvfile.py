@@ -29,7 +29,7 @@ MISSING = ("", "NA", "N/A", "null", "NULL")
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 _BLOCK_BYTES = 2**20  # more leave the cache of the processor, and pyarrow is slower
-_HEADERS_A_BLOCK = 64  # a wide table needs longer blocks, or each column has but a few cells
+_HEADERS_A_BLOCK = 1024  # a wide table needs longer blocks, or each column has but a few cells
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _NOT_FINITE = r"^[+-]?(?i:inf|infinity|nan(\([A-Za-z0-9_]*\))?)$"

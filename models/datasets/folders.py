@@ -14,6 +14,7 @@ from models.spec import SpecError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 _MAX_CLASS_LETTERS = 256
+_MAX_PART_LETTERS = 256  # no file system has longer names, and marks without end take NFC hours
 _LITTER = ("thumbs.db", "desktop.ini")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _LAYOUT = (
@@ -49,7 +50,8 @@ def layout(names: Sequence[str]) -> Layout:
 
     Raises:
         SpecError: a file that is no image by its name, lies elsewhere than ``class/file`` or
-            ``folder/class/file``, or stands twice; or a folder whose name cannot be a class's.
+            ``folder/class/file``, stands twice or has too long a name; or a folder whose name
+            cannot be a class's.
     """
     folders: dict[str, Folder | None] = {}
     found: list[tuple[Folder, str, int]] = []
@@ -62,7 +64,7 @@ def layout(names: Sequence[str]) -> Layout:
             continue
         if not file.lower().endswith(EXTENSIONS):
             raise _no_image(name)
-        found.append((place, file if file.isascii() else _nfc(file), index))
+        found.append((place, _nfc(file), index))
     depth = _depth(found, names)
     found.sort()
     for before, after in itertools.pairwise(found):
@@ -75,7 +77,7 @@ def layout(names: Sequence[str]) -> Layout:
 
 def _folder(name: str) -> Folder | None:
     """The folders on the way to a file; None where what they hold is left out."""
-    parts = tuple(_nfc(name).split("/")) if name else ()
+    parts = tuple(map(_nfc, name.split("/"))) if name else ()
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return None
     return parts
@@ -126,5 +128,11 @@ def _one_name(one: str, other: str) -> SpecError:
     )
 
 
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _nfc(part: str) -> str:
+    """The name of one file or folder as it counts."""
+    if len(part) > _MAX_PART_LETTERS:
+        raise bad_file(
+            f"the name {shown(part)} has {len(part)} characters; the name of a file or folder has "
+            f"at most {_MAX_PART_LETTERS}"
+        )
+    return part if part.isascii() else unicodedata.normalize("NFC", part)

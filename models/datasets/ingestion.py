@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def ingest(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, 
     except SpecError as error:
         detail = error.detail[:_MAX_DETAIL_LETTERS]
         return {"error": {"detail": detail, "pointer": error.pointer}}
+    os.fsync(output)  # here, where time is limited; whoever publishes the file needs it on disk
     return {"dataset": {"format": name, **found.to_json()}}
 
 

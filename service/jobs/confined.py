@@ -129,10 +129,11 @@ def _be_child(function: str, limits: Limits, channel: int, descriptors: list[int
                 request = json.loads(_received(stream))
                 module, _, name = function.partition(":")
                 answer = getattr(importlib.import_module(module), name)(request, descriptors)
-                reply = json.dumps({"answer": answer}, allow_nan=False)
+                # As UTF-8: escapes take three times the space, and there is a limit.
+                reply = json.dumps({"answer": answer}, allow_nan=False, ensure_ascii=False)
             except BaseException as error:  # also an exit: there is nobody above to see it
                 reply = json.dumps({"failure": _described(error)})
-            stream.sendall(reply.encode())
+            stream.sendall(reply.encode(errors="backslashreplace"))  # JSON's escape of a surrogate
         code = 0
     finally:
         os._exit(code)

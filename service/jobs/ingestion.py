@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from models.datasets import Dataset, splitting
 from models.spec import SpecError
 from service.jobs import sandbox
 from service.jobs.engines import ChildOptions, TaskFailed
+
+_HASHING = 0.1  # of the time for decoding comes on top, to hash what was decoded
 
 
 def run(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> dict[str, Any]:
@@ -44,19 +47,34 @@ def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> di
         request = {"spec": payload["spec"], **_of_plugins(payload["spec"]), **options.decoding}
         limits = options.decoder_limits(os.fstat(upload.fileno()).st_size)
         descriptors = [upload.fileno(), draft.fileno(), scratch.fileno()]
+        deadline = time.monotonic() + limits.wall_s * (1 + _HASHING)
         try:
             answer = sandbox.run("models.datasets:ingest", request, descriptors, limits)
         except sandbox.SandboxError as error:
             if error.trace:  # a fault of the decoder, not of the file
                 error.add_note(error.trace)
                 raise
-            detail = f"the file could not be read: {error.detail}"
-            raise TaskFailed("bad_request", detail, pointer="/file") from error
+            raise _unreadable(error.detail, limits) from error
         if "error" in answer:
             refusal = answer["error"]
             raise TaskFailed("bad_request", refusal["detail"], pointer=refusal["pointer"])
         _check_order(answer["dataset"], payload.get("like", {}))
-        return _made(answer["dataset"], draft.publish(), payload["spec"])
+        try:
+            blob = draft.publish(deadline=deadline)
+        except TimeoutError as error:
+            detail = f"its {draft.size_bytes} bytes decoded take too long to hash"
+            raise _unreadable(detail, limits) from error
+        return _made(answer["dataset"], blob, payload["spec"])
+
+
+def _unreadable(detail: str, limits: sandbox.Limits) -> TaskFailed:
+    gibibytes = limits.address_space_bytes / 2**30
+    return TaskFailed(
+        "bad_request",
+        f"the file could not be read: {detail} (limits for a file of its size: {limits.wall_s:g} s "
+        f"and {gibibytes:.3g} GiB, from HOLDOUT_DECODER_S and HOLDOUT_READER_MEMORY_BYTES)",
+        pointer="/file",
+    )
 
 
 def _check_order(found: Mapping[str, Any], like: Mapping[str, Sequence[str]]) -> None:

@@ -37,7 +37,7 @@ from typing import Any
 
 from models.canonical import strict_json
 
-MAX_REPLY_BYTES = 2**24
+MAX_REPLY_BYTES = 2**25  # a dataset's names take 4 MiB, and stand in its answer up to six times
 KILL_AFTER_S = 1.0  # beyond the wall limit, for a child that switched its own alarm off
 GIVE_UP_AFTER_S = 10.0  # beyond the wall limit, for a server that does not answer
 

@@ -83,6 +83,18 @@ def test_what_another_process_wrote_through_the_descriptor_is_hashed_again(store
     assert store.path(blob.digest).read_bytes() == b"from elsewhere" * 100_000
 
 
+def test_a_draft_that_is_not_hashed_in_time_is_not_published(store, root):
+    with store.draft() as draft:
+        os.write(draft.fileno(), b"from elsewhere")
+        with pytest.raises(TimeoutError):
+            draft.publish(deadline=time.monotonic() - 1)
+    assert files(root) == []
+    with store.draft() as draft:
+        os.write(draft.fileno(), b"from elsewhere")
+        blob = draft.publish(deadline=time.monotonic() + 60)
+    assert blob.digest == sha256(b"from elsewhere")
+
+
 def test_the_descriptor_of_a_draft_can_be_read(store):
     with store.draft() as draft:
         draft.write(b"abcdef")

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -487,6 +488,13 @@ def test_ingesting_a_large_file_takes_little_memory(tmp_path):
     with open(tmp_path / "large.npz", "wb") as file:
         np.savez(file, x=np.ones((20_000, 5000), np.uint8), y=np.arange(20_000) % 2)
     assert measure(INGESTING, tmp_path / "large.npz") < 3 * 10**7
+
+
+def test_a_decoded_dataset_reaches_the_disk_where_time_is_limited(take, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    accepted(take(npz(x=X, y=Y)))
+    assert synced == [take.path.stat().st_ino]
 
 
 def test_a_file_that_is_no_decoded_dataset_is_not_opened(tmp_path):

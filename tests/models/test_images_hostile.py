@@ -67,7 +67,9 @@ def archive(files, writer="zip"):
         ("../1.png", ["'../1.png' could lead out"]),
         ("cat/..\\1.png", ["could lead out"]),
         ("ca\tt/1.png", ["folder 'ca\\tt' cannot name a class"]),
-        ("n" * 257 + "/1.png", ["cannot name a class", "1 to 256 printable"]),
+        ("n" * 257 + "/1.png", ["'nnn", "has 257 characters", "at most 256"]),
+        ("cat/" + "n" * 253 + ".png", ["'nnn", "has 257 characters", "at most 256"]),
+        ("\ufb2c" * 86 + "/1.png", ["cannot name a class", "1 to 256 printable"]),
         (" \u202e/1.png", ["cannot name a class"]),
     ],
 )
@@ -79,6 +81,16 @@ def test_folders_of_splits_are_refused_with_advice(take):
     files = {f"{split}/{name}": data for split in ("train", "test") for name, data in FILES.items()}
     answer = take(zipped(files))
     refused(answer, "'train/cat/1.png'", "'test/cat/1.png'", "Splits are datasets of their own")
+
+
+def test_a_name_of_endless_marks_is_refused_before_it_is_put_into_order(take):
+    marks = "\u0301\u0323" * 15_000  # which takes time by the square of their number
+    files = {f"cat/{index:02}{marks}.png": GOOD for index in range(50)}
+    began = time.monotonic()
+    refused(take(archive(files)), "has 30006 characters")
+    refused(take(archive({f"{marks}/1.png": GOOD})), "has 30000 characters")
+    assert time.monotonic() - began < 10
+    accepted(take(archive({"cat/" + "\u0301\u0323" * 126 + ".png": GOOD})))
 
 
 def test_names_that_stand_twice_are_refused_naming_both(take):
@@ -345,7 +357,7 @@ BASES = {
     **FILES,
     "palette": encoded(Image.fromarray(noise(9, 9)).quantize(7), transparency=b"\0\x80"),
     "deep": raw_png([bytes(range(20))] * 6, depth=16, colour=0, after=chunk(b"eXIf", exif(6))),
-    "cmyk": encoded(Image.fromarray(noise(9, 9, 4), "CMYK"), "JPEG"),
+    "cmyk": encoded(Image.frombytes("CMYK", (9, 9), noise(9, 9, 4).tobytes()), "JPEG"),
     "progressive": encoded(noise(20, 20), "JPEG", progressive=True, exif=b"Exif\0\0" + exif(8)),
     "rle": b"BM"
     + struct.pack("<LLLLllHHLLllLL", 1084, 0, 1078, 40, 3, 2, 1, 8, 1, 6, 0, 0, 256, 0)

@@ -89,7 +89,7 @@ def find_no_space(request: Request, descriptors: list[int]) -> Request:
 
 
 def answer_hugely(request: Request, descriptors: list[int]) -> Request:
-    return {"text": "x" * request["bytes"]}
+    return {"text": request["letter"] * request["letters"]}
 
 
 def answer_a_list(request: Request, descriptors: list[int]) -> Any:

@@ -526,7 +526,17 @@ def test_a_decoder_that_runs_past_its_limits_is_a_bad_request(tmp_path):
     with pytest.raises(TaskFailed) as refused:
         ingest(context, upload)
     assert refused.value.reason == "bad_request"
-    assert "the file could not be read" in refused.value.detail
+    assert "the file could not be read: the reader ran past 0.02 s" in refused.value.detail
+    assert "0.02 s and 4 GiB, from HOLDOUT_DECODER_S and HOLDOUT_READER" in refused.value.detail
+
+
+def test_a_dataset_that_is_not_hashed_in_time_is_a_bad_request(context, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.jobs.ingestion._HASHING", -1)
+    upload = keep(context.store, npz(x=np.zeros((3, 2)), y=np.arange(3)))
+    with pytest.raises(TaskFailed, match=r"its \d+ bytes decoded take too long") as refused:
+        ingest(context, upload)
+    assert (refused.value.reason, refused.value.pointer) == ("bad_request", "/file")
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_an_upload_that_is_gone_fails_the_job(tmp_path):

@@ -170,10 +170,18 @@ def test_a_child_that_leaves_without_an_answer_is_reported(run, code, words):
         run("leave", {"code": code})
 
 
-def test_a_large_answer_is_taken_and_a_huge_one_refused(run):
-    assert len(run("answer_hugely", {"bytes": 10 * MIB})["text"]) == 10 * MIB
+@pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}"])
+def test_a_large_answer_is_taken_and_a_huge_one_refused(run, letter):
+    size = len(letter.encode())
+    request = {"letter": letter, "letters": 30 * MIB // size}
+    assert run("answer_hugely", request)["text"] == letter * (30 * MIB // size)
     with pytest.raises(SandboxError, match="answered with more than"):
-        run("answer_hugely", {"bytes": 17 * MIB})
+        run("answer_hugely", {"letter": letter, "letters": 33 * MIB // size})
+
+
+def test_an_answer_that_holds_half_a_letter_is_refused(run):
+    with pytest.raises(SandboxError, match="not JSON"):
+        run("answer_hugely", {"letter": "\ud83d", "letters": 1})
 
 
 def test_many_threads_share_a_server_and_none_gets_anothers_answer(server):
