@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
-from models import catalog
+from models import catalog, chains
 from models.layouts import OpenShape, TokenLimits
 from models.onnx import ARCHITECTURE as ONNX
 from models.spec import Component, SpecError
@@ -40,7 +40,7 @@ def check_fit(
         transforms: what is applied to it.
     """
     _check_outputs(manifest, task, classes)
-    made = catalog.output_of(transforms, example, pointer="/transforms")
+    made = chains.output_of(transforms, example, pointer="/transforms")
     expected = manifest.input_shape
     if made is None or expected is None or manifest.outputs is None:
         return

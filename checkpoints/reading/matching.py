@@ -8,7 +8,7 @@ from typing import Any
 
 from checkpoints.errors import FILE, CheckpointError, counted, listed, quoted
 from checkpoints.manifest import Manifest
-from models import catalog
+from models import catalog, chains
 from models import parameters as declared
 from models.entries import ArchitectureEntry, Entry
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
@@ -395,7 +395,7 @@ def stated_transforms(
     if components is None:
         return None
     try:
-        catalog.check_constants(components, pointer="/transforms")
-        return tuple(catalog.resolved(components, pointer="/transforms"))
+        chains.check_constants(components, pointer="/transforms")
+        return tuple(chains.resolved(components, pointer="/transforms"))
     except SpecError as error:
         raise _refused(error, "") from None

@@ -38,7 +38,7 @@ def apply(
     end of the chain; float32 is not cut off.
 
     Args:
-        augmentations: in order; `models.catalog.augmented` said that they fit the examples.
+        augmentations: in order; `models.chains.augmented` said that they fit the examples.
         batch: uint8 or float32 ``(N, ...)``; stays as it is.
         targets: float32 ``(N, C)``, class probabilities; anything of length ``N`` where nothing is
             mixed.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models import catalog
+from models import chains
 from models.datasets import decoded, examples, kinds, labels, tokenarrays
 from models.datasets.arrays import Array, bad_file
 from models.datasets.intake import (
@@ -42,7 +42,7 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
     _check(x, y, lengths, groups, intake)
     content = _Numbers(x) if lengths is None else tokenarrays.sequences(x, lengths)
     example = content.example
-    catalog.output_of(spec.transforms, example, pointer="/transforms")
+    chains.output_of(spec.transforms, example, pointer="/transforms")
     multilabel = spec.task == "multilabel"
     if multilabel:
         classes = labels.names_of_labels(y, spec.classes)
@@ -90,7 +90,7 @@ def take(arrays: Mapping[str, Array], intake: Intake) -> Found:
         kind="array" if lengths is None else "tokens",
         example=example,
         duplicates=decoded.duplicates(hashes),
-        transforms=catalog.resolved(spec.transforms, pointer="/transforms"),
+        transforms=chains.resolved(spec.transforms, pointer="/transforms"),
     )
 
 

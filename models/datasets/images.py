@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from models import catalog
+from models import chains
 from models.datasets import archives, decoded, decoders, folders, kinds, pixels
 from models.datasets.archives import Archive, shown
 from models.datasets.arrays import bad_file
@@ -80,7 +80,7 @@ def take(intake: Intake) -> Found:
         kind="image",
         example=example,
         duplicates=decoded.duplicates(np.frombuffer(hashes, "<u8")),
-        transforms=catalog.resolved(spec.transforms, pointer="/transforms"),
+        transforms=chains.resolved(spec.transforms, pointer="/transforms"),
     )
 
 
@@ -269,12 +269,12 @@ def _example(images: _Images, sizes: Array, spec: DatasetSpec) -> ExampleType:
     if not len(differing):
         shape = (images.channels, *sizes[0].tolist())
         example = ExampleType(shape=shape, dtype="uint8")
-        catalog.output_of(spec.transforms, example, pointer="/transforms")
+        chains.output_of(spec.transforms, example, pointer="/transforms")
         return example
     example = ExampleType(shape=(images.channels, None, None), dtype="uint8")
-    chain, _ = catalog.divided(spec.transforms, pointer="/transforms")
+    chain, _ = chains.divided(spec.transforms, pointer="/transforms")
     try:
-        catalog.output_of(spec.transforms, example, pointer="/transforms")
+        chains.output_of(spec.transforms, example, pointer="/transforms")
     except SpecError:
         if not _closes(chain, example):
             one, other = 0, int(differing[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models import catalog
+from models import chains
 from models.spec import TASKS, DatasetSpec, SpecError
 from models.transforms.tables import TakesConstants
 
@@ -63,7 +63,7 @@ def check(spec: DatasetSpec, name: str) -> None:
     if spec.task not in kind.tasks:
         takers = [one.plural for one in KINDS.values() if spec.task in one.tasks]
         raise _belongs(f"task {spec.task!r}", takers, kind, "/task")
-    for index, one in enumerate(catalog.transforms(spec.transforms, pointer="/transforms")):
+    for index, one in enumerate(chains.transforms(spec.transforms, pointer="/transforms")):
         of_tables = isinstance(one, TakesConstants)
         if one.on_host and of_tables != (name == "table"):
             takers = ["tables" if of_tables else "images"]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from models import catalog
+from models import chains
 from models.canonical import canonical_json
 from models.datasets import decoded, kinds
 from models.datasets.arrays import bad_file, byte_view
@@ -88,11 +88,11 @@ def take(table: Table, intake: Intake) -> Found:
     statistics = described(rows, columns, numbers)
     components: Sequence[Component] = spec.transforms
     if spec.split == "train":
-        components = catalog.filled(components, statistics, pointer="/transforms")
+        components = chains.filled(components, statistics, pointer="/transforms")
     example = _example(columns)
-    prepared, _ = catalog.divided(components, pointer="/transforms")
+    prepared, _ = chains.divided(components, pointer="/transforms")
     try:
-        catalog.output_of(components, example, pointer="/transforms")
+        chains.output_of(components, example, pointer="/transforms")
     except SpecError as error:
         raise _located(error, prepared, example, rows, texts) from None
     _check_cells(prepared, columns, numbers, rows)
@@ -118,7 +118,7 @@ def take(table: Table, intake: Intake) -> Found:
         kind="table",
         example=example,
         duplicates=decoded.duplicates(hashes),
-        transforms=catalog.resolved(components, pointer="/transforms"),
+        transforms=chains.resolved(components, pointer="/transforms"),
         columns=statistics,
     )
 
@@ -126,7 +126,7 @@ def take(table: Table, intake: Intake) -> Found:
 def _check_constants(spec: DatasetSpec) -> None:
     """Refuse transforms whose constants nobody gave, unless this file is to give them."""
     gives = spec.split == "train" and not spec.sealed  # constants show what is in a dataset
-    for index, one in enumerate(catalog.transforms(spec.transforms, pointer="/transforms")):
+    for index, one in enumerate(chains.transforms(spec.transforms, pointer="/transforms")):
         if (
             isinstance(one, TakesConstants)
             and one.needs_constants
@@ -139,7 +139,7 @@ def _check_constants(spec: DatasetSpec) -> None:
 def _texts_by_spec(components: Sequence[Component], roles: Roles) -> Texts:
     """The features that the constants call text, even if this file's cells look like numbers."""
     names: set[str] = set()
-    for one in catalog.transforms(components, pointer="/transforms"):
+    for one in chains.transforms(components, pointer="/transforms"):
         if isinstance(one, OneHot):
             names |= set(one.categories or ())
         if isinstance(one, Impute):

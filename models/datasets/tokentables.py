@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from models import catalog
+from models import chains
 from models.datasets import decoded
 from models.datasets.intake import Found, Intake, check_size
 from models.datasets.sequences import Run, Sequences
@@ -29,7 +29,7 @@ def take(table: Table, roles: Roles, runs: Callable[[], Iterator[Run]], intake: 
     """
     (column,) = roles.features
     sequences = Sequences(runs, lambda row: roles.place(row, column))
-    catalog.output_of(intake.spec.transforms, sequences.example, pointer="/transforms")
+    chains.output_of(intake.spec.transforms, sequences.example, pointer="/transforms")
     beside = replace(roles, features=())
     rows = Rows(intake, beside, frozenset())
     for batch in table.batches(beside, {}):
@@ -57,5 +57,5 @@ def take(table: Table, roles: Roles, runs: Callable[[], Iterator[Run]], intake: 
         kind="tokens",
         example=sequences.example,
         duplicates=decoded.duplicates(hashes),
-        transforms=catalog.resolved(intake.spec.transforms, pointer="/transforms"),
+        transforms=chains.resolved(intake.spec.transforms, pointer="/transforms"),
     )

@@ -83,11 +83,11 @@ def apply(transforms: Sequence[Transform], batch: Tensor) -> Tensor:
     """Apply a chain to a batch.
 
     Args:
-        transforms: in order; `models.catalog.output_of` said that they fit the examples.
+        transforms: in order; `models.chains.output_of` said that they fit the examples.
         batch: ``(N, ...)``, a dtype of the prepared form.
 
     Returns:
-        ``(N, ...)`` of the type that `models.catalog.output_of` said; with no transforms the
+        ``(N, ...)`` of the type that `models.chains.output_of` said; with no transforms the
         batch itself.
     """
     for transform in transforms:

@@ -92,11 +92,11 @@ def apply(transforms: Sequence[Transform], image: Array) -> Array:
     """Apply the geometric part of a chain to one image.
 
     Args:
-        transforms: in order; `models.catalog.output_of` said that they fit the images.
+        transforms: in order; `models.chains.output_of` said that they fit the images.
         image: uint8 or float32 ``(C, H, W)``; it is not changed.
 
     Returns:
-        C-contiguous, same dtype, of the shape that `models.catalog.output_of` said.
+        C-contiguous, same dtype, of the shape that `models.chains.output_of` said.
 
     Raises:
         SpecError: it would become too large.

@@ -115,7 +115,7 @@ def apply(
     """Apply a chain to a batch of rows.
 
     Args:
-        transforms: in order; `models.catalog.output_of` said that they fit the columns.
+        transforms: in order; `models.chains.output_of` said that they fit the columns.
         x: float64 ``(n, F)`` of the decoded form.
         columns: of the decoded form.
         first: index of the batch's first row, for what the errors say.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
 from checkpoints.store import LocalStore
-from models import catalog, plugins, runtime, tensorfile
+from models import catalog, chains, plugins, runtime, tensorfile
 from models import parameters as declared
 from models.datasets import Dataset
 from models.evaluation import EvaluationError, EvaluationReport, evaluate
@@ -275,7 +275,7 @@ def _fitting(manifest: Manifest, dataset: Dataset, payload: Mapping[str, Any]) -
             example=dataset.example,
             transforms=transforms,
         )
-        made = catalog.output_of(transforms, dataset.example, pointer="/transforms")
+        made = chains.output_of(transforms, dataset.example, pointer="/transforms")
     except SpecError as error:
         raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
     assert made is not None  # noqa: S101 - here is the code of every transform
@@ -349,7 +349,7 @@ def _warm_up(device: str) -> None:
         tensors = entry.layout.tensors(parameters, shape, 10)
         arrays = {key: np.ones(one.shape, one.dtype) for key, one in tensors.items()}
         components = [Component(name="to_float")]
-        transforms = catalog.transforms(components, pointer="")
+        transforms = chains.transforms(components, pointer="")
         evaluate(
             networks.build(
                 manifest, arrays, shape=shape, classes=10, task="multiclass", device=device

@@ -16,7 +16,7 @@ from checkpoints.cache import FileCache
 from checkpoints.errors import CheckpointError, DamagedBlob, MissingBlob
 from checkpoints.manifest import Manifest
 from checkpoints.store import Store
-from models import catalog, tensorfile
+from models import chains, tensorfile
 from models.datasets import Dataset, prepared
 from models.onnx.graph import Graph, GraphError
 from models.spec import Component, SpecError
@@ -71,13 +71,13 @@ class Materials:
         """
         dataset = self.dataset(digest)
         components = [Component.from_json(one) for one in transforms]
-        on_host, on_device = catalog.divided(components, pointer="/transforms")
+        on_host, on_device = chains.divided(components, pointer="/transforms")
         if prepared.is_prepared(dataset, on_host):
             return dataset.x, on_device
         first = len(on_host)
         key = prepared.key(digest, transforms[:first])
 
-        made = catalog.output_of(components[:first], dataset.example, pointer="/transforms")
+        made = chains.output_of(components[:first], dataset.example, pointer="/transforms")
         assert made is not None  # noqa: S101 - no plug-in's transform prepares a dataset
 
         def make(descriptor: int) -> None:
@@ -93,7 +93,7 @@ class Materials:
             return self._prepared.get(key, make, prepared.open_prepared)
 
         try:
-            catalog.check_prepared(
+            chains.check_prepared(
                 components,
                 dataset.example,
                 examples=len(dataset),

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from sqlalchemy import Connection
 
-from models import catalog
+from models import chains
 from models.spec import Component, SpecError
 from service.operations.errors import NotFound
 
@@ -20,7 +20,7 @@ def columns(db: Connection, components: Sequence[Component]) -> dict[str, list[s
     from service.operations import datasets  # which takes constants itself
 
     found = {}
-    for ref in catalog.references(components).values():
+    for ref in chains.references(components).values():
         with suppress(NotFound):
             row = datasets.resolve(db, ref)
             names = [one["name"] for one in row.details.get("columns") or ()]
@@ -38,7 +38,7 @@ def filled(db: Connection, components: Sequence[Component], *, pointer: str) -> 
     from service.operations import datasets  # which takes constants itself
 
     found = list(components)
-    for index, ref in catalog.references(components).items():
+    for index, ref in chains.references(components).items():
         at = f"{pointer}/{index}"
         try:
             row = datasets.resolve(db, ref)
@@ -59,7 +59,7 @@ def filled(db: Connection, components: Sequence[Component], *, pointer: str) -> 
         if columns is None:
             raise SpecError(f"{name} is no table and has no columns", pointer=f"{at}/dataset")
         try:
-            (found[index],) = catalog.filled([components[index]], columns, pointer="")
+            (found[index],) = chains.filled([components[index]], columns, pointer="")
         except SpecError as error:
             raise SpecError(error.detail, pointer=at + error.pointer.removeprefix("/0")) from None
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, select, update
 
 from checkpoints.store import Draft, Store
-from models import catalog
+from models import catalog, chains
 from models.canonical import digest as digest_of
 from models.datasets import kinds
 from models.datasets.sniffing import HEAD_BYTES, sniff
@@ -48,7 +48,7 @@ def register(
             kinds.check(spec, catalog.FORMATS[name].kind)
         like = constants.columns(db, spec.transforms)
         components = constants.filled(db, spec.transforms, pointer="/transforms")
-    transforms = catalog.resolved(components, pointer="/transforms")
+    transforms = chains.resolved(components, pointer="/transforms")
     request = {**spec.to_json(), "transforms": transforms, "format": name}
     upload = draft.keep()
     try:
@@ -56,7 +56,7 @@ def register(
             services,
             {**request, "source_sha256": draft.sha256},
             {"upload": upload, "spec": request, "like": like},
-            needs=catalog.providers(components, format=name),
+            needs=chains.providers(components, format=name),
             labels=labels,
             timeout_s=timeout_s,
             caller=caller,

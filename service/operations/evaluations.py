@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 
 from checkpoints.fitting import check_fit
 from checkpoints.manifest import Manifest
-from models import catalog
+from models import catalog, chains
 from models.evaluation_key import evaluation_key
 from models.onnx import ARCHITECTURE as ONNX
 from models.onnx import DISTRIBUTION, INSTALL
@@ -212,14 +212,14 @@ def _payload(
         example=_example(dataset),
         transforms=components,
     )
-    catalog.check_prepared(
+    chains.check_prepared(
         components,
         _example(dataset),
         examples=dataset.details["examples"],
         most_bytes=services.settings.prepared_bytes,
         pointer="/transforms",
     )
-    needs = catalog.providers(components, architecture=manifest.architecture)
+    needs = chains.providers(components, architecture=manifest.architecture)
     if manifest.architecture == ONNX:
         needs.add(DISTRIBUTION)
     stated = {"transforms"} if transforms_from == "request" else set()
@@ -253,7 +253,7 @@ def _transforms(
 ) -> tuple[list[dict[str, Any]], str]:
     if spec.transforms is not None:
         components = constants.filled(db, spec.transforms, pointer="/transforms")
-        return catalog.resolved(components, pointer="/transforms"), "request"
+        return chains.resolved(components, pointer="/transforms"), "request"
     if manifest.transforms is not None:
         return list(manifest.transforms), "checkpoint"
     return dataset.spec["transforms"], "dataset"

@@ -24,6 +24,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SHELL = [text for language, text in BLOCKS if language == "shell"]
 
+# One fixture runs them all, which takes a minute on a quiet machine.
+pytestmark = pytest.mark.timeout(600)
+
 # Blocks with such a word are not executed; other tests look at them.
 NOT_EXECUTED = {
     "make demo": "it is what the service of this test was started with, by its own command",

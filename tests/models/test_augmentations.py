@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import catalog, parameters
+from models import chains, parameters
 from models.augmentations import CutMix, MixUp, RandomHorizontalFlip
 from models.augmentations.batches import apply
 from models.catalog import AUGMENTATIONS, TRANSFORMS
@@ -39,7 +39,7 @@ def components(cases):
 
 
 def built(cases):
-    return catalog.augmentations(components(cases), pointer="/augmentations")
+    return chains.augmentations(components(cases), pointer="/augmentations")
 
 
 def image_batch(dtype, count=37, seed=0):
@@ -143,7 +143,7 @@ def test_what_comes_out_is_what_the_chain_says_and_what_goes_in_stays(dtype, cha
     batch, targets = image_batch(dtype), one_hot(37)
     before, targets_before = batch.clone(), targets.clone()
     found, mixed = run(built(chain), batch, torch.arange(37), targets=targets)
-    said = catalog.augmented(
+    said = chains.augmented(
         components(chain), ExampleType(shape=(3, 16, 15), dtype=dtype), pointer=""
     )
     assert (tuple(found.shape[1:]), str(found.dtype)) == (said.shape, f"torch.{said.dtype}")
@@ -212,17 +212,17 @@ def test_examples_that_an_augmentation_cannot_take_are_refused(case):
     chain = components([("random_horizontal_flip", {}), case])
     if case[0] in ("gaussian_noise", "mixup"):
         table = ExampleType(shape=(30,), dtype="float32")
-        assert catalog.augmented(chain[1:], table, pointer="/a") == table
+        assert chains.augmented(chain[1:], table, pointer="/a") == table
     else:
         table = ExampleType(shape=(30,), dtype="uint8")
         with pytest.raises(SpecError, match=rf"{case[0]} takes images of .*got shape \[30\]"):
-            catalog.augmented(chain[1:], table, pointer="/a")
+            chains.augmented(chain[1:], table, pointer="/a")
     for dtype in ("int16", "int64"):
         example = ExampleType(shape=(3, 16, 15), dtype=dtype)
         with pytest.raises(SpecError, match=f"{case[0]} takes uint8 or float32, got {dtype}"):
-            catalog.augmented(chain[1:], example, pointer="/a")
+            chains.augmented(chain[1:], example, pointer="/a")
     with pytest.raises(SpecError) as caught:
-        catalog.augmented(chain, ExampleType(shape=(3, 16, 15), dtype="int8"), pointer="/a")
+        chains.augmented(chain, ExampleType(shape=(3, 16, 15), dtype="int8"), pointer="/a")
     assert caught.value.pointer == "/a/0"
 
 
@@ -258,7 +258,7 @@ def test_examples_that_an_augmentation_cannot_take_are_refused(case):
 )
 def test_parameters_that_make_no_sense_are_refused_where_they_stand(name, given, pointer, detail):
     with pytest.raises(SpecError) as caught:
-        catalog.augmented(components([(name, given)]), IMAGE, pointer="/augmentations")
+        chains.augmented(components([(name, given)]), IMAGE, pointer="/augmentations")
     assert caught.value.pointer == f"/augmentations/0{pointer}"
     assert detail in caught.value.detail
 
@@ -266,26 +266,26 @@ def test_parameters_that_make_no_sense_are_refused_where_they_stand(name, given,
 def test_colours_are_changed_of_images_that_have_them():
     grey = ExampleType(shape=(1, 16, 15), dtype="uint8")
     jitter = components([("color_jitter", {"brightness": 0.5, "contrast": 0.5})])
-    assert catalog.augmented(jitter, grey, pointer="") == grey
+    assert chains.augmented(jitter, grey, pointer="") == grey
     for name in ("saturation", "hue"):
         with pytest.raises(SpecError, match="these have 1") as caught:
-            catalog.augmented(components([("color_jitter", {name: 0.2})]), grey, pointer="/a")
+            chains.augmented(components([("color_jitter", {name: 0.2})]), grey, pointer="/a")
         assert caught.value.pointer == f"/a/0/{name}"
     with pytest.raises(SpecError, match=r"1 channel .* or 3 .*, got 4"):
-        catalog.augmented(jitter, ExampleType(shape=(4, 8, 8), dtype="float32"), pointer="")
+        chains.augmented(jitter, ExampleType(shape=(4, 8, 8), dtype="float32"), pointer="")
 
 
 def test_a_crop_of_images_of_open_size_is_taken_at_its_word():
     chain = components([("random_crop", {"size": 8}), ("random_crop", {"size": 4})])
     example = ExampleType(shape=(None, None, None), dtype="float32")
     expected = ExampleType(shape=(None, 4, 4), dtype="float32")
-    assert catalog.augmented(chain, example, pointer="") == expected
+    assert chains.augmented(chain, example, pointer="") == expected
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_an_augmentation_cannot_stand_among_the_transforms(name):
     chain = components([("to_float", {}), (name, {})])
-    for resolve in (catalog.transforms, catalog.resolved):
+    for resolve in (chains.transforms, chains.resolved):
         with pytest.raises(SpecError) as caught:
             resolve(chain, pointer="/transforms")
         assert caught.value.pointer == "/transforms/1/name"
@@ -299,7 +299,7 @@ def test_an_augmentation_cannot_stand_among_the_transforms(name):
 @pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_a_transform_cannot_stand_among_the_augmentations(name):
     with pytest.raises(SpecError) as caught:
-        catalog.augmentations(components([(name, {})]), pointer="/augmentations")
+        chains.augmentations(components([(name, {})]), pointer="/augmentations")
     assert caught.value.pointer == "/augmentations/0/name"
     assert caught.value.detail.startswith(
         f"{name} is a deterministic transform: it belongs to the transforms of the dataset, which "
@@ -309,7 +309,7 @@ def test_a_transform_cannot_stand_among_the_augmentations(name):
 
 def test_an_unknown_augmentation_lists_the_known_ones():
     with pytest.raises(SpecError, match="unknown augmentation 'mixupp', perhaps 'mixup'; known: "):
-        catalog.augmentations(components([("mixupp", {})]), pointer="")
+        chains.augmentations(components([("mixupp", {})]), pointer="")
 
 
 @pytest.mark.gpu

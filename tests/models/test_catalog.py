@@ -9,7 +9,7 @@ import sys
 import jsonschema_rs
 import pytest
 
-from models import catalog, parameters
+from models import chains, parameters
 from models.catalog import ARCHITECTURES, CATALOGS, TRANSFORMS
 from models.spec import Component, DatasetSpec, EvaluationSpec, SpecError, check_classes
 from models.transforms import ExampleType
@@ -75,7 +75,7 @@ def component(name, **given):
 
 def test_a_chain_is_resolved_with_its_defaults_written_out():
     chain = [component("to_float"), component("normalize", mean=[0], std=[2]), component("flatten")]
-    assert catalog.resolved(chain, pointer="/transforms") == [
+    assert chains.resolved(chain, pointer="/transforms") == [
         {"name": "to_float", "scale": None},
         {"name": "normalize", "mean": [0.0], "std": [2.0]},
         {"name": "flatten"},
@@ -94,7 +94,7 @@ def test_a_chain_is_resolved_with_its_defaults_written_out():
 )
 def test_a_bad_link_of_a_chain_is_pointed_at(chain, pointer, detail):
     with pytest.raises(SpecError) as caught:
-        catalog.resolved(chain, pointer="/t")
+        chains.resolved(chain, pointer="/t")
     assert caught.value.pointer == pointer
     assert detail in caught.value.detail
 
@@ -121,17 +121,17 @@ def test_a_bad_link_of_a_chain_is_pointed_at(chain, pointer, detail):
     ],
 )
 def test_a_chain_says_what_it_makes_of_an_example(chain, example, result):
-    assert catalog.output_of(chain, example, pointer="/t") == result
+    assert chains.output_of(chain, example, pointer="/t") == result
 
 
 def test_a_chain_that_cannot_take_an_example_points_at_the_link():
     example = ExampleType(shape=(3, 8, 8), dtype="uint8")
     with pytest.raises(SpecError, match="put to_float before it") as caught:
-        catalog.output_of([component("normalize", mean=[1], std=[1])], example, pointer="/t")
+        chains.output_of([component("normalize", mean=[1], std=[1])], example, pointer="/t")
     assert caught.value.pointer == "/t/0"
     chain = [component("to_float"), component("normalize", mean=[1, 2], std=[1, 1])]
     with pytest.raises(SpecError, match=r"2 means, but the first axis.* has 3 entries") as caught:
-        catalog.output_of(chain, example, pointer="/t")
+        chains.output_of(chain, example, pointer="/t")
     assert caught.value.pointer == "/t/1/mean"
 
 

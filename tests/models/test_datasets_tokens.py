@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from models import catalog
+from models import chains
 from models.catalog import AUGMENTATIONS, TRANSFORMS
 from models.datasets import Dataset, arrays, sequences, splitting
 from models.datasets.prepared import is_prepared
@@ -330,7 +330,7 @@ def test_every_augmentation_of_token_ids_is_refused_with_a_sentence(name):
     (given, *_) = [parameters for one, parameters in CASES if one == name]
     example = ExampleType(shape=(12,), dtype="int32", vocabulary=30)
     with pytest.raises(SpecError, match=f"{name} computes with numbers, and these examples are"):
-        catalog.augmented([Component(name=name, parameters=given)], example, pointer="/x")
+        chains.augmented([Component(name=name, parameters=given)], example, pointer="/x")
 
 
 # --- bounds, and files that are damaged or lie

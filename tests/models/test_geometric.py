@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import catalog, parameters
+from models import chains, parameters
 from models.catalog import TRANSFORMS
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
@@ -37,7 +37,7 @@ def done(name, given, array):
 
 def output(name, given, *shape, dtype="uint8"):
     component = Component(name=name, parameters=given)
-    return catalog.output_of([component], ExampleType(shape=shape, dtype=dtype), pointer="").shape
+    return chains.output_of([component], ExampleType(shape=shape, dtype=dtype), pointer="").shape
 
 
 # --- resize
@@ -216,7 +216,7 @@ def test_lengths_that_differ_stay_open_until_something_closes_them():
     def chain(*components):
         found = [Component(name=name, parameters=given) for name, given in components]
         example = ExampleType(shape=(3, None, None), dtype="uint8")
-        return catalog.output_of(found, example, pointer="/t").shape
+        return chains.output_of(found, example, pointer="/t").shape
 
     shorter, grey, pad = ("resize", {"size": 9}), ("grey", {}), ("pad", {"padding": 2})
     assert chain(shorter, grey, pad, ("center_crop", {"size": 8})) == (1, 8, 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import catalog
+from models import chains
 from models.datasets import Dataset, decoded
 from models.datasets.prepared import is_prepared, key, open_prepared, prepare
 from models.spec import Component
@@ -47,8 +47,8 @@ def images(tmp_path):
 
 
 def prepared(tmp_path, dataset, components):
-    on_host, on_device = catalog.divided(components, pointer="")
-    made = catalog.output_of(components[: len(on_host)], dataset.example, pointer="")
+    on_host, on_device = chains.divided(components, pointer="")
+    made = chains.output_of(components[: len(on_host)], dataset.example, pointer="")
     told = []
     with open(tmp_path / "prepared", "w+b") as file:
         prepare(dataset, on_host, made, file.fileno(), progress=told.append)
@@ -82,7 +82,7 @@ def test_the_same_images_are_prepared_to_the_same_bytes_each_time(tmp_path, imag
 def test_a_dataset_to_which_nothing_is_to_be_done_is_its_own_prepared_form(images):
     one_size = images([np.zeros((3, 4, 4), np.uint8)] * 3)
     assert is_prepared(one_size, [])
-    assert not is_prepared(one_size, catalog.divided(RESIZE, pointer="")[0])
+    assert not is_prepared(one_size, chains.divided(RESIZE, pointer="")[0])
     assert not is_prepared(images([np.zeros((3, 4, n), np.uint8) for n in (4, 5)]), [])
 
 

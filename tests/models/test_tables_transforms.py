@@ -10,7 +10,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from models import catalog, parameters
+from models import catalog, chains, parameters
 from models.datasets.decoded import TableColumn
 from models.spec import Component, SpecError
 from models.transforms import Column, ExampleType
@@ -59,12 +59,12 @@ def table_of(count, seed=0):
 
 
 def chain_of(*components):
-    return catalog.transforms([Component.from_json(one) for one in components], pointer="/t")
+    return chains.transforms([Component.from_json(one) for one in components], pointer="/t")
 
 
 def refused_output(components, columns=COLUMNS):
     with pytest.raises(SpecError) as caught:
-        catalog.output_of(
+        chains.output_of(
             [Component.from_json(one) for one in components], example_of(columns), pointer="/t"
         )
     return caught.value
@@ -127,7 +127,7 @@ def test_columns_stay_in_their_places_and_transforms_touch_only_those_they_name(
     np.testing.assert_array_equal(found, np.array(expected, np.float32))
     components = [{"name": "impute", "values": dict(chain[0].values)}]
     components.append({"name": "one_hot", "categories": {"tree": ["yew", "oak", "ash"]}})
-    made = catalog.output_of(
+    made = chains.output_of(
         [Component.from_json(one) for one in components], example_of(COLUMNS), pointer=""
     )
     assert made == ExampleType(shape=(5,), dtype="float32")
@@ -142,7 +142,7 @@ def test_without_transforms_numbers_are_rounded_to_float32():
 def test_the_input_of_a_chain_is_not_changed():
     x = table_of(20)
     before = x.copy()
-    chain = catalog.transforms(catalog.filled(CHAIN, TRAINING, pointer=""), pointer="")
+    chain = chains.transforms(chains.filled(CHAIN, TRAINING, pointer=""), pointer="")
     apply(chain, x, COLUMNS, first=0)
     np.testing.assert_array_equal(x, before)
 
@@ -151,10 +151,10 @@ def test_the_input_of_a_chain_is_not_changed():
 @given(st.integers(1, 60), st.integers(0, 2**32), st.sampled_from([1, 2, 7]))
 def test_every_partition_gives_the_same_bytes(count, seed, size):
     x = table_of(count, seed)
-    components = catalog.filled(CHAIN, TRAINING, pointer="")
-    chain = catalog.transforms(components, pointer="")
+    components = chains.filled(CHAIN, TRAINING, pointer="")
+    chain = chains.transforms(components, pointer="")
     whole = apply(chain, x, COLUMNS, first=0)
-    made = catalog.output_of(components, example_of(COLUMNS), pointer="")
+    made = chains.output_of(components, example_of(COLUMNS), pointer="")
     assert (whole.shape, whole.dtype.name) == ((count, *made.shape), made.dtype)
     parts = [apply(chain, x[i : i + size], COLUMNS, first=i) for i in range(0, count, size)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
@@ -220,7 +220,7 @@ def test_what_is_left_of_text_and_missing_cells_is_refused():
 def test_examples_that_are_no_rows_of_a_table_are_refused(name):
     chain = [Component(name=name, parameters={})]
     with pytest.raises(SpecError, match=f"{name} works on the columns of a table") as caught:
-        catalog.output_of(chain, ExampleType(shape=(3,), dtype="float32"), pointer="/t")
+        chains.output_of(chain, ExampleType(shape=(3,), dtype="float32"), pointer="/t")
     assert caught.value.pointer == "/t/0"
 
 
@@ -272,8 +272,8 @@ def test_a_chain_is_filled_from_a_training_dataset():
         Component(name="standardize", parameters={"dataset": "forest@2"}),
         Component(name="to_float"),
     ]
-    assert catalog.references(given) == {0: "forest", 2: "forest@2"}
-    filled = catalog.filled(given, TRAINING, pointer="/t")
+    assert chains.references(given) == {0: "forest", 2: "forest@2"}
+    filled = chains.filled(given, TRAINING, pointer="/t")
     assert [one.to_json() for one in filled] == [
         {
             "name": "impute",
@@ -295,12 +295,12 @@ def test_a_chain_is_filled_from_a_training_dataset():
         },
         {"name": "to_float"},
     ]
-    assert catalog.references(filled) == {}
-    assert catalog.filled(filled, [], pointer="/t") == filled
-    assert catalog.output_of(filled, example_of(COLUMNS), pointer="") == ExampleType(
+    assert chains.references(filled) == {}
+    assert chains.filled(filled, [], pointer="/t") == filled
+    assert chains.output_of(filled, example_of(COLUMNS), pointer="") == ExampleType(
         shape=(6,), dtype="float32"
     )
-    needing = [catalog.transforms([one], pointer="")[0].needs_constants for one in given[:3]]
+    needing = [chains.transforms([one], pointer="")[0].needs_constants for one in given[:3]]
     assert needing == [True, True, True]
 
 
@@ -308,12 +308,12 @@ def test_a_chain_is_filled_from_a_training_dataset():
 def test_a_training_column_without_values_gives_no_constants(name):
     empty = {"name": "a", "kind": "number", "missing": 9, "mean": None, "std": None, "median": None}
     with pytest.raises(SpecError, match="'a' of the training dataset holds no values") as caught:
-        catalog.filled([Component(name=name)], [empty], pointer="/t")
+        chains.filled([Component(name=name)], [empty], pointer="/t")
     assert caught.value.pointer == "/t/0"
 
 
 def test_constants_survive_the_wire():
-    for component in catalog.filled(CHAIN, TRAINING, pointer=""):
+    for component in chains.filled(CHAIN, TRAINING, pointer=""):
         kind = catalog.TRANSFORMS[component.name].parameters
         built = parameters.build(kind, component.parameters)
         assert parameters.to_json(built) == component.parameters

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import catalog
+from models import catalog, chains
 from models.spec import Component, SpecError
 from models.transforms import Clip, ExampleType, Flatten, Normalize, ToFloat
 from models.transforms.elementwise import apply
@@ -97,14 +97,14 @@ def test_clip_keeps_the_bits_of_what_equals_a_bound_wherever_it_stands():
 )
 def test_bounds_that_make_no_sense_are_refused(bounds, pointer, words):
     with pytest.raises(SpecError, match=words) as caught:
-        catalog.transforms([Component(name="clip", parameters=bounds)], pointer="")
+        chains.transforms([Component(name="clip", parameters=bounds)], pointer="")
     assert caught.value.pointer == pointer
 
 
 def test_clip_of_anything_but_float32_is_refused_before_a_batch_exists():
     chain = [Component(name="clip", parameters={"minimum": 0})]
     with pytest.raises(SpecError, match="put to_float before it"):
-        catalog.output_of(chain, ExampleType(shape=(3,), dtype="uint8"), pointer="")
+        chains.output_of(chain, ExampleType(shape=(3,), dtype="uint8"), pointer="")
 
 
 def test_a_chain_is_applied_in_its_order():
@@ -117,7 +117,7 @@ def test_a_chain_is_applied_in_its_order():
 
 
 @st.composite
-def chains(draw):
+def fitting_chains(draw):
     """An example type and a chain that fits it."""
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
     dtype = draw(st.sampled_from(DTYPES))
@@ -136,16 +136,16 @@ def chains(draw):
             std = st.lists(st.floats(0.125, 9, width=32), min_size=count, max_size=count)
             parameters = {"mean": draw(mean), "std": draw(std)}
         components.append(Component(name=name, parameters=parameters))
-        example = catalog.output_of(components, ExampleType(shape=shape, dtype=dtype), pointer="")
+        example = chains.output_of(components, ExampleType(shape=shape, dtype=dtype), pointer="")
     return shape, dtype, components, example
 
 
 @settings(max_examples=150, deadline=None)
-@given(chains())
+@given(fitting_chains())
 def test_what_comes_out_is_what_the_chain_says_and_every_partition_gives_the_same_bytes(case):
     shape, dtype, components, example = case
     batch = batch_of(dtype, (7, *shape))
-    transforms = catalog.transforms(components, pointer="")
+    transforms = chains.transforms(components, pointer="")
     whole = applied(transforms, batch)
     assert whole.shape == (7, *example.shape)
     assert whole.dtype == example.dtype
@@ -179,7 +179,7 @@ def test_every_transform_of_the_catalog_has_its_function():
 def test_normalize_of_anything_but_float32_is_refused_before_a_batch_exists():
     chain = [Component(name="normalize", parameters={"mean": [0.0], "std": [1.0]})]
     with pytest.raises(SpecError, match="put to_float before it"):
-        catalog.output_of(chain, ExampleType(shape=(3,), dtype="uint8"), pointer="/transforms")
+        chains.output_of(chain, ExampleType(shape=(3,), dtype="uint8"), pointer="/transforms")
 
 
 @pytest.mark.gpu
