@@ -108,6 +108,25 @@ def test_writing_to_a_mapped_array_changes_no_file(tmp_path):
     assert again["a"].tolist() == [0.0] * 4
 
 
+def test_the_disk_begins_to_write_long_before_a_large_file_is_whole(tmp_path, monkeypatch):
+    class Libc:
+        def sync_file_range(self, *arguments):
+            answers.append(real.sync_file_range(*arguments))
+
+    answers, real = [], tensorfile._LIBC
+    monkeypatch.setattr(tensorfile, "_LIBC", Libc())
+    monkeypatch.setattr(tensorfile, "_UNSENT_BYTES", 30)
+    content = bytes(range(100))
+    planned = tensorfile.plan({"x": ("U8", (100,))}, metadata={})
+    with open(tmp_path / "file", "w+b") as file:
+        placer = tensorfile.Placer(file.fileno(), planned)
+        for start in range(0, 100, 10):
+            placer.append("x", content[start : start + 10])
+            assert len(answers) == (start + 10) // 30
+    assert set(answers) == {0}
+    assert load((tmp_path / "file").read_bytes())["x"].tobytes() == content
+
+
 def test_a_source_that_gives_other_than_its_shape_says_is_refused():
     for chunks in ([b"1234"], [b"12345678", b"9"]):
         source = TensorSource(dtype="F64", shape=(1,), chunks=chunks)
