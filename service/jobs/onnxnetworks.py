@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ def _found() -> ModuleType | None:
 _session = _found()
 
 
+@cache
 def provides() -> dict[str, str]:
     """The version of ONNX Runtime by the name of its distribution; empty where it is missing."""
     return {} if _session is None else {DISTRIBUTION: version(DISTRIBUTION)}
