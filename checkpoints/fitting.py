@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from checkpoints.errors import counted, listed, quoted
 from checkpoints.manifest import Manifest
@@ -46,6 +48,8 @@ def check_fit(
         return
     if manifest.architecture == ONNX:
         takes = manifest.hyperparameters["dtype"]
+        if made.vocabulary is not None and takes != "float32":
+            made = _padded(made, expected)
         _check_example(expected, takes, dataset, made, transforms)
         return
     entry = catalog.ARCHITECTURES[manifest.architecture]
@@ -56,6 +60,14 @@ def check_fit(
         return
     _check_example(expected, "float32", dataset, made, transforms)
     entry.layout.tensors(built, made.shape, manifest.outputs)
+
+
+def _padded(made: ExampleType, expected: OpenShape) -> ExampleType:
+    """Sequences as a graph of fixed length gets them: its network pads those that are shorter."""
+    (length,) = made.shape
+    if len(expected) != 1 or None in (*expected, length) or (length or 0) > (expected[0] or 0):
+        return made
+    return replace(made, shape=expected)
 
 
 def _check_example(
@@ -82,27 +94,32 @@ def _advice(
     expected: OpenShape, takes: str, made: ExampleType, transforms: Sequence[Component]
 ) -> str:
     """What would make the one of the other."""
-    have = made.shape
-    if made.vocabulary is not None and takes == "float32":
-        return "these are token ids, which are no numbers to compute with"
+    have, given = made.shape, {one.name for one in transforms}
+    if made.vocabulary is not None:
+        if takes == "float32" or len(expected) != 1:
+            return "these are token ids, which are no numbers to compute with"
+        return f"cut the sequences to {expected[0]} token ids"
     if len(expected) == 1 and len(have) > 1:
+        length = math.prod(one or 0 for one in have)
+        if not _takes(expected[0], length):
+            return f"flatten would make {length} numbers of them: choose other examples"
         return "add the transform flatten"
     if takes != "float32" and made.dtype == "float32":
-        to_float = any(one.name == "to_float" for one in transforms)
-        return "leave out the transform to_float" if to_float else _OTHER_NUMBERS
+        return "leave out the transform to_float" if "to_float" in given else _OTHER_NUMBERS
     if len(expected) == len(have) and all(map(_takes, expected, have)):
         return "add the transform to_float" if takes == "float32" else _OTHER_NUMBERS
     if len(expected) != 3 or len(have) != 3:
         return "choose the columns or arrays that the network was trained on"
     steps = []
-    if (expected[0], have[0]) == (1, 3):
-        steps.append("grey")
-    elif not _takes(expected[0], have[0]):
-        mode = {1: "grey", 3: "rgb"}.get(expected[0] or 0)
-        register = f"register the images with mode {mode}" if mode else "register other images"
-        return f"{register}, for no transform makes {expected[0]} channels of {have[0]}"
+    if not _takes(expected[0], have[0]):
+        if {expected[0], have[0]} != {1, 3}:
+            return f"register images of {expected[0]} channels"
+        steps.append("grey" if expected[0] == 1 else "grey with channels 3")
     if not all(map(_takes, expected[1:], have[1:])):
-        steps.append(f"resize to [{expected[1]}, {expected[2]}]")
+        size = f"resize to [{expected[1]}, {expected[2]}]"
+        if "resize" in given and not steps:
+            return f"let {size}"
+        steps.append(size)
     before = f" before {transforms[0].name}" if transforms else ""
     if made.dtype != takes:
         steps.append("to_float")

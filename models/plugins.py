@@ -78,7 +78,7 @@ def load() -> Loaded:
         for kind, entries in added.items():
             found[kind] |= entries
     for name in COLLECTIONS:
-        with suppress(Exception, SystemExit):  # whatever is wrong with it, it is not offered here
+        with suppress(BaseException):  # whatever is wrong with it, it is not offered here
             module = importlib.import_module(f"models.architectures.{name}")
             entries, provides[name] = module.entries(), version(name)
             found["architectures"] |= entries
@@ -90,7 +90,12 @@ def load() -> Loaded:
 def in_one_line(error: BaseException) -> str:
     """What a plug-in's error says to people who may not see this machine: no path, no trace."""
     first, *_ = f"{type(error).__name__}: {error}".splitlines()
-    return _PATH.sub("...", first)[:300]
+    return without_paths(first)
+
+
+def without_paths(text: str) -> str:
+    """The start of a text, for people who may not see this machine's folders."""
+    return _PATH.sub("...", text)[:300]
 
 
 def _plugin(
@@ -105,7 +110,7 @@ def _plugin(
     }
     try:
         added = _checked(point.load(), distribution, taken)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a plug-in may raise anything, and stops nobody
         said = str(error) if isinstance(error, PluginError) else in_one_line(error)
         trace = "".join(traceback.format_exception(error))
         return {**report, "error": said, "trace": trace}, {}

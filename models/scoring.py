@@ -74,6 +74,12 @@ def score(
     return replace(report, metrics_s=time.perf_counter() - started)
 
 
+def _are_probabilities(logits: Logits) -> bool:
+    if logits.min() < 0 or logits.max() > 1:
+        return False
+    return bool(np.abs(logits.sum(axis=1, dtype=np.float64) - 1).max() < 1e-3)
+
+
 def _single_label(
     logits: Logits,
     targets: Integers,
@@ -96,6 +102,12 @@ def _single_label(
         warnings.append(
             f"the one output is read as the logit of the second class, {classes[1]!r}, although "
             f"{classes[0]!r} is the positive class"
+        )
+
+    if logits.shape[1] > 1 and _are_probabilities(logits):
+        warnings.append(
+            "the outputs of every example lie between 0 and 1 and add up to 1, as probabilities "
+            "do; loss, brier and calibration take logits: leave out the network's softmax"
         )
 
     def judge(codes: Integers, values: int) -> ByValue:

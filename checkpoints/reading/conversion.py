@@ -86,9 +86,11 @@ def _convert(
     tensors, renamed = statedicts.rename(bare, statedicts.without_prefixes(key_map, bare))
     claims, left_out = combined(claims, _of_file(contents, stated, declaration))
     tensors, taken = statedicts.rename(tensors, own_names(claims, _shapes(tensors)))
-    manifest, matched = match(claims, _shapes(tensors))
+    counters = statedicts.missing_counters(tensors)
+    manifest, matched = match(claims, {**_shapes(tensors), **dict.fromkeys(counters, ())})
     expected = _as_they_are(tensors) if matched is None else matched
-    _check_dtypes(tensors, expected)
+    present = {name: spec for name, spec in expected.items() if name in tensors}
+    _check_dtypes(tensors, present)
     _check_views(tensors)
     size_bytes = sum(
         math.prod(spec.shape) * DTYPES[spec.dtype].item_bytes for spec in expected.values()
@@ -104,6 +106,10 @@ def _convert(
     not_finite: dict[str, int] = {}
     sources = {}
     for name, spec in expected.items():
+        if name not in present:
+            zero = tensorfile.TensorSource(dtype="I64", shape=(), chunks=iter([bytes(8)]))
+            sources[name] = zero
+            continue
         tensor = tensors[name]
         view = tensor.view(data, contents.starts[tensor.storage.key])
         if spec.dtype == "float32":
@@ -117,10 +123,13 @@ def _convert(
         tensorfile.write(stream, sources, metadata=metadata)
     learned = sum(
         tensors[name].elements
-        for name, spec in expected.items()
+        for name, spec in present.items()
         if spec.dtype == "float32" and name.rsplit(".", 1)[-1] not in NOT_LEARNED
     )
     changes = [*adjustments, *stripped, *renamed, *taken, *left_out]
+    if len(present) < len(expected):
+        added = counted(len(expected) - len(present), "tensor")
+        changes.append(f"added {added} num_batches_tracked, which no evaluation depends on")
     warnings = not_finite_warnings(not_finite)
     if matched is None:
         warnings.append(_CHECKED_LATER.format(manifest.architecture))
@@ -129,7 +138,7 @@ def _convert(
         **manifest.to_json(),
         "parameters": learned,
         "tensors": len(expected),
-        "adjustments": changes + _converted(tensors, expected),
+        "adjustments": changes + _converted(tensors, present),
         "warnings": warnings,
     }
 

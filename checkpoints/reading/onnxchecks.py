@@ -103,7 +103,7 @@ def _check_operators(nodes: Sequence[Node]) -> None:
     (first, *_) = wrong
     advice = ADVICE.get(first, "only standard ONNX operators that are deterministic are taken")
     raise CheckpointError(
-        f"the network uses {listed([quoted(name) for name in wrong])}. {first[:100]}: {advice}"
+        f"the network uses {listed([quoted(name) for name in wrong])}. {quoted(first)}: {advice}"
     )
 
 

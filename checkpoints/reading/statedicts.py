@@ -108,6 +108,16 @@ def _all_carry(tensors: Tensors, prefix: str) -> bool:
     return all(name.startswith(prefix) and len(name) > len(prefix) for name in tensors)
 
 
+def missing_counters(tensors: Tensors) -> list[str]:
+    """Names of the batch norms' counters of batches that a file lacks beside their statistics.
+
+    PyTorch before 0.4.1 had none, and loads such files itself.
+    """
+    norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
+    names = [f"{prefix}num_batches_tracked" for prefix in norms]
+    return [name for name in names if name not in tensors]
+
+
 def without_prefixes(key_map: Mapping[str, str], tensors: Tensors) -> dict[str, str]:
     """The entries for names as `strip` left them; people copy them as the file has them."""
     found = {}

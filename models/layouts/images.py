@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from models.layouts import OpenShape
+from models.layouts import OpenShape, Shape
 from models.parameters import parameter
 from models.spec import SpecError
 
@@ -24,6 +26,16 @@ def image_channels(architecture: str, input_shape: OpenShape) -> int:
             f"{list(input_shape)}"
         )
     return input_shape[0]
+
+
+def names_of_head(shapes: Mapping[str, Shape], head: str) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`: of a head that became an ``nn.Sequential``.
+
+    Fine-tuned networks often have a dropout there, before the one linear layer.
+    """
+    inside = re.compile(re.escape(head) + r"\.(\d{1,4})\.weight")
+    found = [match[1] for name in shapes if (match := inside.fullmatch(name))]
+    return {f"{head}.{found[0]}": head} if len(found) == 1 else {}
 
 
 def dropout_before_head(default: float) -> Any:

@@ -102,10 +102,10 @@ def sequential_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
     for index in indices:
         axes = len(shapes.get(f"{prefix}{index}.weight", ()))
         if axes == 2:
-            if linear and linear[-1] == index - 1:
+            if f"{prefix}{index - 1}" in names:
                 raise SpecError(
-                    f"{prefix}{index - 1} and {prefix}{index} are linear layers with no activation "
-                    "between them; mlp has one after each hidden layer"
+                    f"{prefix}{linear[-1]} and {prefix}{index} are linear layers with no "
+                    "activation between them; mlp has one after each hidden layer"
                 )
             names[f"{prefix}{index}"] = f"layers.{len(linear)}"
             linear.append(index)

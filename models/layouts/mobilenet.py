@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
-from models.layouts.images import dropout_before_head, image_channels
+from models.layouts.images import dropout_before_head, image_channels, names_of_head
 from models.layouts.norms import batch_norm_tensors
 from models.spec import SpecError
 
@@ -153,3 +153,8 @@ def _biased(name: str, shape: Shape) -> dict[str, TensorSpec]:
         f"{name}.weight": TensorSpec(shape=shape),
         f"{name}.bias": TensorSpec(shape=shape[:1]),
     }
+
+
+def other_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`."""
+    return names_of_head(shapes, "classifier.3")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
-from models.layouts.images import dropout_before_head, image_channels
+from models.layouts.images import dropout_before_head, image_channels, names_of_head
 from models.layouts.norms import batch_norm_tensors
 from models.parameters import parameter
 from models.spec import SpecError
@@ -145,3 +145,8 @@ def _convolution(
     """One without a bias, and the batch normalization behind it."""
     weight = TensorSpec(shape=(after, before, kernel, kernel))
     return {f"{convolution}.weight": weight, **batch_norm_tensors(norm, after)}
+
+
+def other_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`."""
+    return names_of_head(shapes, "fc")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.layouts import OpenShape, Shape, Shown, TensorSpec
-from models.layouts.images import image_channels
+from models.layouts.images import image_channels, names_of_head
 from models.parameters import parameter
 from models.spec import SpecError
 
@@ -178,11 +178,16 @@ def _biased(name: str, shape: Shape) -> dict[str, TensorSpec]:
 _OLDER_NAMES = re.compile(r"(encoder\.layers\.encoder_layer_\d{1,4}\.mlp)\.linear_([12])\.\w+")
 
 
-def older_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """See `models.entries.ArchitectureEntry.renames`: of files that torchvision 0.12 wrote.
+def other_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """See `models.entries.ArchitectureEntry.renames`.
 
-    The weights that it publishes are such; its own module renames these two layers as it loads.
+    Files that torchvision 0.12 wrote name two layers otherwise, and the weights that it publishes
+    are such: its own module renames them as it loads. Of fine-tuned networks the head is another.
     """
     found = [match for name in shapes if (match := _OLDER_NAMES.fullmatch(name))]
     places = {"1": "0", "2": "3"}
-    return {f"{one[1]}.linear_{one[2]}": f"{one[1]}.{places[one[2]]}" for one in found}
+    names = {f"{one[1]}.linear_{one[2]}": f"{one[1]}.{places[one[2]]}" for one in found}
+    if "heads.weight" in shapes:
+        return {**names, "heads": "heads.head"}
+    within = names_of_head(shapes, "heads.head")
+    return {**names, **(within or {one: "heads.head" for one in names_of_head(shapes, "heads")})}

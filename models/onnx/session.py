@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import runtime
 from models.onnx import protobuf
@@ -123,6 +124,9 @@ class OnnxNetwork(nn.Module):
         self._numpy_dtype = np.dtype(graph.input.dtype)
         self._names = graph.input.name, graph.output.name
         self._padding_id = padding_id
+        # of sequences, where the graph fixes it; shorter ones are padded
+        shape = graph.input.shape
+        self._length = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
         self._device = torch.device(device)
         with _told("ONNX Runtime does not take the network"):
             self._session = onnxruntime.InferenceSession(
@@ -142,6 +146,8 @@ class OnnxNetwork(nn.Module):
         """
         if self._dtype in (torch.int64, torch.int32):
             x = x.to(self._dtype)
+            if self._length is not None and x.shape[1] < self._length:
+                x = functional.pad(x, (0, self._length - x.shape[1]), value=PADDING)
             x = x.masked_fill(x == PADDING, self._padding_id)
         x = x.contiguous()
         with _told(f"ONNX Runtime failed on a batch of {len(x)}"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints.errors import DamagedBlob, MissingBlob
 from checkpoints.store import Blob, Store
-from models import catalog
+from models import catalog, plugins
 from models.datasets import Dataset, splitting
 from models.spec import SpecError
 from service.jobs import sandbox
@@ -51,6 +51,13 @@ def _read(payload: Mapping[str, Any], options: ChildOptions, store: Store) -> di
         try:
             answer = sandbox.run("models.datasets:ingest", request, descriptors, limits)
         except sandbox.SandboxError as error:
+            plugin = catalog.FORMATS.added.get(payload["spec"].get("format") or "")
+            if error.trace and plugin is not None:
+                last = plugins.without_paths(error.trace.strip().splitlines()[-1])
+                detail = f"the plug-in {plugin.provider}, which reads such files, failed: {last}"
+                raise TaskFailed(
+                    "plugin_failed", detail, pointer="/file", trace=error.trace
+                ) from error
             if error.trace:  # a fault of the decoder, not of the file
                 error.add_note(error.trace)
                 raise

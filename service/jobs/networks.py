@@ -100,7 +100,9 @@ def _of_plugin(
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # what is no tensor of the file is the same each time
-                model: nn.Module = entry.load()(parameters, shape, outputs)
+                model: Any = entry.load()(parameters, shape, outputs)
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"its target gave a {type(model).__name__} and no nn.Module")
         except Exception as error:
             detail = error.detail if isinstance(error, SpecError) else plugins.in_one_line(error)
             raise TaskFailed(
@@ -126,7 +128,11 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """Which tensors are missing, unexpected or misshapen; empty if none."""
     expected = {name: list(one.shape) for name, one in model.state_dict().items()}
     groups = {
-        "missing": [quoted(name) for name in expected if name not in weights],
+        "missing": [
+            quoted(name)
+            for name in expected
+            if name not in weights and not name.endswith("num_batches_tracked")
+        ],
         "unexpected": [quoted(name) for name in weights if name not in expected],
         "misshapen": [
             f"{quoted(name)} has shape {list(weights[name].shape)}, expected {shape}"

@@ -91,6 +91,14 @@ def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
     for name, what in (("checkpoint", "checkpoint"), ("dataset_digest", "dataset")):
         if not services.store.exists(original.payload[name]):
             raise Conflict(f"the {what} of evaluation {job_id} is not in the store any more")
+    with reading(services.database) as db:
+        live = workers.live(db, services.clock())
+    needs = set(original.payload.get("needs", ()))
+    if live and not any(needs <= set(row.details["provides"]) for row in live):
+        raise Conflict(
+            f"no live worker has all of {', '.join(sorted(needs))}, whose code evaluation {job_id} "
+            "ran; GET /v1/workers says what each has"
+        )
     payload = {name: value for name, value in original.payload.items() if name != "verifies"}
     payload["verifies"] = {
         "evaluation": original.id,

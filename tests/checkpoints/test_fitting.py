@@ -211,7 +211,8 @@ UINT8 = "uint8"
             UINT8,
             ["to_float"],
             "expects (3, 224, 224) float32; dataset zoo@1 gives (1, 28, 28) float32 after "
-            "[to_float]; register the images with mode rgb, for no transform makes 3 channels of 1",
+            "[to_float]; add the transforms grey with channels 3 and resize to [224, 224] before "
+            "to_float",
         ),
         (
             images(1, 28, 28),
@@ -242,7 +243,7 @@ UINT8 = "uint8"
             (3, 9, 8),
             UINT8,
             ["to_float"],
-            "; register other images, for no transform makes 5 channels of 3",
+            "; register images of 5 channels",
         ),
         (
             manifest(NAMES),
@@ -251,6 +252,13 @@ UINT8 = "uint8"
             ["to_float"],
             "expects (6,) float32; dataset zoo@1 gives (2, 3) float32 after [to_float]; add the "
             "transform flatten",
+        ),
+        (
+            manifest(NAMES),
+            (1, 28, 28),
+            UINT8,
+            ["to_float"],
+            "; flatten would make 784 numbers of them: choose other examples",
         ),
         (
             manifest(NAMES),
@@ -363,3 +371,22 @@ def test_another_dtype_is_refused_for_an_onnx_network_with_both_sides(
 def test_another_shape_is_refused_for_an_onnx_network_with_both_sides(shape, advice):
     with pytest.raises(SpecError, match=advice):
         onnx_fit("float32", "float32", shape=shape)
+
+
+def test_sequences_are_padded_to_the_length_that_an_onnx_graph_fixes():
+    stated = Manifest(
+        architecture="onnx",
+        hyperparameters={"opset": 20, "dtype": "int64", "batch": None, "padding_id": 0},
+        input_shape=(20,),
+        outputs=4,
+        classes=None,
+        transforms=(),
+        assumed=(),
+    )
+    given = {"dataset": "zoo@1", "task": "multiclass", "classes": NAMES, "transforms": []}
+    for length in (19, 20):
+        example = ExampleType(shape=(length,), dtype="int32", vocabulary=9)
+        check_fit(stated, example=example, **given)
+    long = ExampleType(shape=(21,), dtype="int32", vocabulary=9)
+    with pytest.raises(SpecError, match="cut the sequences to 20 token ids"):
+        check_fit(stated, example=long, **given)

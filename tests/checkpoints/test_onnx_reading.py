@@ -288,11 +288,11 @@ REFUSED = {
     "names 0 versions": of_versions(),
     "names 2 versions": of_versions(11, 20),
     "domain 'com.microsoft'": made([node("Gelu", ["x"], ["y"], domain="com.microsoft")]),
-    "uses 'RandomNormalLike'. RandomNormalLike: it is random": made(
+    "uses 'RandomNormalLike'. 'RandomNormalLike': it is random": made(
         [LINEAR, node("RandomNormalLike", ["y"], ["z"])]
     ),
     "uses 'Nonsense'": made([node("Nonsense", ["x"], ["y"])]),
-    "ImageDecoder: a network takes and gives numbers only": made(
+    "'ImageDecoder': a network takes and gives numbers only": made(
         [LINEAR, node("ImageDecoder", ["y"], ["z"])]
     ),
     "control flow": made(

@@ -190,3 +190,35 @@ def test_a_shape_that_cannot_be_is_refused(convert, save, name, key, shape, word
     state = tiny_vit() if name == "vit" else state_of(name, fill=thin)
     state[key] = torch.zeros(shape) if math.prod(shape) == 0 else thin(shape)
     convert(save(state), architecture=name).assert_refused(words)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_files_without_the_counters_of_batch_norms_are_taken_as_pytorch_does(convert, save, name):
+    state = state_of(name)
+    older = {key: one for key, one in state.items() if "num_batches" not in key}
+    answer = convert(save(older), architecture=name, max_bytes=2**26)
+    number = len(state) - len(older)
+    added = f"added {number} tensors num_batches_tracked, which no evaluation depends on"
+    assert answer.checkpoint["adjustments"] == [added]
+    assert answer.tensors.keys() == state.keys()
+    assert "The tensors in the file fit" in convert(save(older)).error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "place"),
+    [
+        ("resnet18", "fc", "fc.1"),
+        ("mobilenet_v3_small", "classifier.3", "classifier.3.1"),
+        ("vit", "heads.head", "heads"),
+        ("vit", "heads.head", "heads.1"),
+        ("vit", "heads.head", "heads.head.1"),
+    ],
+)
+def test_a_head_that_fine_tuning_put_elsewhere_is_found(convert, save, name, head, place):
+    state = tiny_vit() if name == "vit" else state_of(name)
+    plain = convert(save(state), architecture=name, max_bytes=2**26)
+    for part in ("weight", "bias"):
+        state[f"{place}.{part}"] = state.pop(f"{head}.{part}")
+    answer = convert(save(state), architecture=name, max_bytes=2**26)
+    assert answer.digest == plain.digest
+    assert answer.checkpoint["adjustments"] == [f"renamed '{place}' to '{head}' (2 tensors)"]

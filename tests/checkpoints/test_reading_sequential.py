@@ -56,6 +56,12 @@ def test_layers_with_gaps_are_a_sequential_and_without_are_the_mlps_own(convert,
     assert "renamed 'layers.2' to 'layers.1' (2 tensors)" in answers[0].checkpoint["adjustments"]
 
 
+def test_a_batch_norm_without_an_activation_behind_it_is_no_mlp(convert, save):
+    network = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    detail = convert(save(network.state_dict()), architecture="mlp").error["detail"]
+    assert detail.startswith("0 and 2 are linear layers with no activation between them")
+
+
 def test_linear_layers_with_nothing_between_are_no_mlp(convert, save):
     network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
     detail = convert(save(network.state_dict()), architecture="mlp").error["detail"]

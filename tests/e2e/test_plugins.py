@@ -139,7 +139,7 @@ def test_the_catalog_shows_what_plugins_add_and_workers_say_which_failed(client)
     (worker,) = client.get("/v1/workers").body["items"]
     said = {one["name"]: one for one in worker["plugins"]}
     assert set(said) == {"broken", "leaving", "my_networks", "thief", "wide"}
-    assert said["wide"]["adds"]["architectures"] == ["wide", "clumsy"]
+    assert said["wide"]["adds"]["architectures"] == ["absent", "wide", "clumsy"]
     assert said["broken"]["error"].startswith("AttributeError: module 'holdout_broken' has no")
     assert said["leaving"]["error"].startswith("SystemExit: usage: leaving.py FILE; see ...")
     assert said["thief"]["error"] == "architecture 'mlp' is there already; choose another name"
@@ -188,6 +188,25 @@ def test_a_network_that_fails_says_why_but_not_where_it_stands(client, pairs, tm
     assert failed["error"]["detail"] == (
         "clumsy failed on a batch of shape [40, 3]: RuntimeError: cannot read ..."
     )
+
+
+def test_a_plugins_own_fault_names_the_plugin(service, client, pairs, tmp_path):
+    running, _ = service
+    file = tmp_path / "absent.pt"
+    torch.save(nn.Linear(3, 3).state_dict(), file)
+    stored = client.upload("/v1/checkpoints", {"file": file}, architecture="absent")
+    failed = evaluate(client, checkpoint=stored.body["digest"]).body
+    assert failed["error"]["detail"].endswith("its target gave a NoneType and no nn.Module")
+    file.write_bytes(b"cat: \xff\n")
+    failed = client.upload(
+        "/v1/datasets?wait", {"file": file}, name="bad", split="validation", format="pairs"
+    ).body
+    assert (failed["reason"], failed["error"]["status"]) == ("plugin_failed", 422)
+    assert failed["error"]["detail"].startswith(
+        "the plug-in holdout-wide, which reads such files, failed: UnicodeDecodeError:"
+    )
+    logged = [one for one in running.events() if one.get("reason") == "plugin_failed"]
+    assert "Traceback" in logged[-1]["traceback"]
 
 
 def test_a_format_of_a_plugin_refuses_its_files_as_any_other(client, tmp_path):

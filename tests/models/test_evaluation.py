@@ -593,3 +593,27 @@ def test_one_output_says_whose_logit_it_is_when_the_first_class_is_the_positive_
     assert any("logit of the second class, 'spam'" in one for one in warned)
     silent = score(logits, targets, positive_class="spam", **terms).warnings
     assert not any("logit" in one for one in silent)
+
+
+def test_outputs_that_are_probabilities_are_told():
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(30, 4)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.arange(30) % 4
+
+    def told(outputs):
+        report = score(
+            outputs,
+            targets,
+            task="multiclass",
+            classes=list("abcd"),
+            positive_class=None,
+            threshold=None,
+        )
+        return any("leave out the network's softmax" in one for one in report.warnings)
+
+    assert told(shares.astype(np.float32))
+    assert not told(logits)
+    one_of_them = shares.astype(np.float32)
+    one_of_them[7] = [0.2, 0.2, 0.2, 0.2]
+    assert not told(one_of_them)

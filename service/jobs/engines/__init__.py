@@ -16,7 +16,7 @@ Messages are JSON objects with a ``type``:
 * ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``.
 * ``succeeded``: ``id``, ``attempt``, ``result``.
 * ``failed``: ``id``, ``attempt``, ``reason``, ``error`` {``detail``, ``pointer``?}, and for a fault
-  of ours ``traceback``, which is for the log and never for a client.
+  of ours or of a plug-in ``traceback``, which is for the log and never for a client.
 * ``crashed``: the child ended without an answer. ``id``, ``attempt``, ``signal`` (a name, or null
   if it exited by itself), ``detail``.
 """
@@ -52,13 +52,15 @@ class TaskFailed(Exception):
         reason: a short name that programs can tell apart, such as ``bad_request``.
         detail: what was wrong and what would be right, for the person who sent the request.
         pointer: JSON pointer of the field at fault in the request; empty for the whole.
+        trace: for the log, where somebody's code failed that is neither ours nor the client's.
     """
 
-    def __init__(self, reason: str, detail: str, *, pointer: str = "") -> None:
+    def __init__(self, reason: str, detail: str, *, pointer: str = "", trace: str = "") -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.pointer = pointer
+        self.trace = trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +219,8 @@ def _json(message: Message) -> bytes:
 def _failure(error: Exception) -> Message:
     if isinstance(error, TaskFailed):
         pointer = {"pointer": error.pointer} if error.pointer else {}
-        return {"reason": error.reason, "error": {"detail": error.detail, **pointer}}
+        failure = {"reason": error.reason, "error": {"detail": error.detail, **pointer}}
+        return {**failure, "traceback": error.trace} if error.trace else failure
     if isinstance(error, MemoryError):
         detail = "the host has not enough memory for this job"
         return {"reason": "out_of_memory", "error": {"detail": detail}}

@@ -56,8 +56,13 @@ def clumsy(parameters, input_shape, outputs):
     return Clumsy(math.prod(input_shape), outputs)
 
 
+def absent(parameters, input_shape, outputs):
+    return None
+
+
 ADDITIONS = Additions(
     architectures={
+        "absent": Entry(target="holdout_wide:absent", summary="Builds nothing."),
         "wide": Entry(
             target="holdout_wide:wide", summary="One wide layer.", parameters=WideParameters
         ),
