@@ -102,7 +102,8 @@ class OnnxNetwork(nn.Module):
         arrays: its tensors, by name.
         device: where its input lies and it computes; its logits lie in the host's memory.
         threads: CPU threads of one operation.
-        padding_id: what the network sees where a sequence of token ids has ended.
+        padding_id: what the network sees where a sequence of token ids has ended; None where
+            examples are no such sequences, and -1 is a number as any other.
 
     Raises:
         NetworkError: ONNX Runtime does not take the graph.
@@ -115,7 +116,7 @@ class OnnxNetwork(nn.Module):
         *,
         device: str,
         threads: int,
-        padding_id: int,
+        padding_id: int | None,
     ) -> None:
         super().__init__()
         assert graph.input.shape is not None  # noqa: S101 - the reader has settled it
@@ -146,6 +147,7 @@ class OnnxNetwork(nn.Module):
         """
         if self._dtype in (torch.int64, torch.int32):
             x = x.to(self._dtype)
+        if self._padding_id is not None:
             if self._length is not None and x.shape[1] < self._length:
                 x = functional.pad(x, (0, self._length - x.shape[1]), value=PADDING)
             x = x.masked_fill(x == PADDING, self._padding_id)

@@ -302,7 +302,10 @@ def _opened(
     """The network of a checkpoint, whatever it came as, until the block ends."""
     if manifest.architecture == ONNX:
         graph = context.materials.graph(payload["checkpoint"])
-        with onnxnetworks.opened(manifest, graph, arrays, context.options, device) as model:
+        tokens = made.vocabulary is not None
+        with onnxnetworks.opened(
+            manifest, graph, arrays, context.options, device, tokens=tokens
+        ) as model:
             yield model
         return
     yield networks.build(

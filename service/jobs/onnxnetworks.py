@@ -75,11 +75,14 @@ def opened(
     arrays: Mapping[str, Array],
     options: ChildOptions,
     on: str,
+    *,
+    tokens: bool,
 ) -> Iterator[nn.Module]:
     """The network, which may take as much memory as the options say until the block ends.
 
     Args:
         on: as `device` gave it.
+        tokens: whether the dataset holds sequences of token ids.
 
     Raises:
         TaskFailed: ``network_failed`` or ``out_of_memory``, also from within the block.
@@ -92,7 +95,7 @@ def opened(
                 arrays,
                 device=on,
                 threads=options.threads,
-                padding_id=manifest.hyperparameters.get("padding_id", 0),
+                padding_id=manifest.hyperparameters.get("padding_id", 0) if tokens else None,
             )
     except _session.NetworkError as error:
         if not error.out_of_memory:

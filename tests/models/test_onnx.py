@@ -154,6 +154,25 @@ def test_where_a_sequence_has_ended_the_network_sees_the_padding_id(dtype):
     assert (x == -1).sum() == 8  # the batch itself is left alone
 
 
+def test_of_numbers_that_are_no_tokens_every_one_counts():
+    nodes = [node("Cast", ["x"], ["f"], to=1), node("MatMul", ["f", "w"], ["y"])]
+    data = made(nodes, inputs=(value("x", ["n", 3], onnx.TensorProto.INT64),))
+    x = torch.tensor([[-1, 2, -1]])
+    numbers, tokens = opened(data, padding_id=None), opened(data, padding_id=0)
+    torch.testing.assert_close(
+        numbers(x), tokens(torch.tensor([[0, 2, 0]])) + numbers(torch.tensor([[-1, 0, -1]]))
+    )
+    assert not torch.equal(numbers(x), tokens(x))
+
+
+def test_sequences_are_padded_to_the_length_that_a_graph_fixes():
+    nodes = [node("Cast", ["x"], ["f"], to=1), node("MatMul", ["f", "w"], ["y"])]
+    data = made(nodes, inputs=(value("x", ["n", 3], onnx.TensorProto.INT64),))
+    network = opened(data, padding_id=5)
+    short, whole = torch.tensor([[1, 2]], dtype=torch.int32), torch.tensor([[1, 2, 5]])
+    assert torch.equal(network(short), network(whole))
+
+
 def test_pixels_are_taken_as_they_are():
     nodes = [node("Cast", ["x"], ["f"], to=1), node("MatMul", ["f", "w"], ["y"])]
     data = made(nodes, inputs=(value("x", ["n", 3], onnx.TensorProto.UINT8),))

@@ -128,9 +128,12 @@ def test_what_is_served_can_be_uploaded_again_and_is_the_same_checkpoint(client,
 
 def test_token_ids_have_their_padding_replaced(client):
     x = examples("attention", 30).numpy().astype(np.int32)
+    lengths = np.where(np.arange(30) % 2, x.shape[1], 4)
+    _, y = arrays(x)
+    buffer = io.BytesIO()
+    np.savez(buffer, x=x, y=y, lengths=lengths)
+    client.register("sentences", content=buffer.getvalue())
     x[::2, 4:] = -1
-    content, y = arrays(x)
-    client.register("sentences", content=content)
     job = evaluate_file(
         client,
         exported("attention", dynamo=False),
