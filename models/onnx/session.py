@@ -145,9 +145,10 @@ class OnnxNetwork(nn.Module):
         Raises:
             NetworkError: ONNX Runtime fails.
         """
-        if self._dtype in (torch.int64, torch.int32):
+        wide = self._dtype in (torch.int64, torch.int32)
+        if wide:
             x = x.to(self._dtype)
-        if self._padding_id is not None:
+        if wide and self._padding_id is not None:
             if self._length is not None and x.shape[1] < self._length:
                 x = functional.pad(x, (0, self._length - x.shape[1]), value=PADDING)
             x = x.masked_fill(x == PADDING, self._padding_id)
