@@ -14,8 +14,8 @@ from models.onnx import ARCHITECTURE as ONNX
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
 
-# What an ONNX network of integers takes beside its own dtype: whatever it can hold.
 _OTHER_NUMBERS = "a dataset of such numbers would fit"
+# What an ONNX network of integers takes beside its own dtype: whatever it can hold.
 _NARROWER = {"int64": ("int32", "int16", "int8", "uint8"), "int32": ("int16", "int8", "uint8")}
 
 

@@ -93,10 +93,10 @@ def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
             raise Conflict(f"the {what} of evaluation {job_id} is not in the store any more")
     with reading(services.database) as db:
         live = workers.live(db, services.clock())
-    needs = set(original.payload.get("needs", ()))
-    if live and not any(needs <= set(row.details["provides"]) for row in live):
+    needs = original.payload.get("needs", ())
+    if live and not workers.able(live, needs):
         raise Conflict(
-            f"no live worker has all of {', '.join(sorted(needs))}, whose code evaluation {job_id} "
+            f"no live worker has all of {', '.join(needs)}, whose code evaluation {job_id} "
             "ran; GET /v1/workers says what each has"
         )
     payload = {name: value for name, value in original.payload.items() if name != "verifies"}
@@ -115,7 +115,7 @@ def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
             labels=original.labels,
             timeout_s=original.timeout_s,
             now=services.clock(),
-            needs=payload.get("needs", ()),
+            needs=needs,
         )
     services.doorbell.ring("work")
     return job
@@ -149,7 +149,7 @@ def _settled(
     onnx = manifest.architecture == ONNX
     policies = workers.policies(live, spec.device, payload["needs"], onnx=onnx)
     if live and not policies:
-        able = [row for row in live if set(payload["needs"]) <= set(row.details["provides"])]
+        able = workers.able(live, payload["needs"])
         if onnx and not able:
             raise SpecError(f"no live worker has ONNX Runtime: {INSTALL}", pointer="/checkpoint")
         if not able:

@@ -66,7 +66,8 @@ def overlap(services: Services, ref: str, other: str, *, caller: Caller) -> dict
         except NotFound as error:
             raise SpecError(error.detail, pointer="/with") from None
     one, another = (_kind(row) for row in rows)
-    if one != another and "images of any size" not in (one, another):
+    pictures = all(kind.startswith(("arrays", "images")) for kind in (one, another))
+    if one != another and not (pictures and "images of any size" in (one, another)):
         raise Conflict(
             f"no example can be in both: {rows[0].name}@{rows[0].version} holds {one}, "
             f"{rows[1].name}@{rows[1].version} {another}"

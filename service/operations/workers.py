@@ -25,6 +25,11 @@ def live(db: Connection, now: float) -> list[Any]:
     return list(db.execute(query.order_by(workers.c.started_at, workers.c.id)))
 
 
+def able(rows: list[Any], needs: Collection[str]) -> list[Any]:
+    """The workers that have all of these distributions."""
+    return [row for row in rows if set(needs) <= set(row.details.get("provides", ()))]
+
+
 def policies(
     rows: list[Any], device: str, needs: Collection[str] = (), *, onnx: bool
 ) -> list[dict[str, Any]]:
@@ -35,10 +40,7 @@ def policies(
         onnx: for a network that came as ONNX.
     """
     found = []
-    for row in rows:
-        provides = row.details["provides"]
-        if not set(needs) <= set(provides):
-            continue
+    for row in able(rows, needs):
         wanted = row.device if device == "auto" else device
         kind, _, card = wanted.partition(":")
         if card and row.device not in (kind, wanted):
@@ -47,7 +49,7 @@ def policies(
         policy = published.get(kind)
         if policy is None and onnx and device == "auto":
             policy = published.get("cpu")  # its ONNX Runtime cannot use the card
-        policy = policy and with_plugins(policy, needs, provides)
+        policy = policy and with_plugins(policy, needs, row.details.get("provides", {}))
         if policy is not None and policy not in found:
             found.append(policy)
     return found
