@@ -11,8 +11,9 @@ from typing import Any
 
 from checkpoints.errors import CheckpointError, counted, listed, quoted
 from checkpoints.reading import formats, onnxcanonical, sniffing, statedicts
+from checkpoints.reading.claims import Claims, combined
 from checkpoints.reading.formats import Contents
-from checkpoints.reading.matching import Claims, combined, match, own_names
+from checkpoints.reading.matching import match, own_names
 from checkpoints.reading.statedicts import Tensors
 from checkpoints.reading.tensors import (
     DTYPES,

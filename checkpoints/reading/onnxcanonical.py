@@ -10,7 +10,7 @@ from typing import Any
 from checkpoints.errors import CheckpointError, counted, quoted
 from checkpoints.manifest import Manifest
 from checkpoints.reading import onnxchecks, onnxfile
-from checkpoints.reading.matching import Claims, stated_classes, stated_transforms
+from checkpoints.reading.claims import Claims, stated_classes, stated_transforms
 from checkpoints.reading.onnxchecks import Checked
 from checkpoints.reading.onnxmodel import ITEM_TYPES, Model, Tensor
 from checkpoints.reading.tensors import not_finite_warnings
