@@ -12,9 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from models.augmentations.checks import (
+    check_ascending,
+    check_dtype,
+    check_image,
+    check_light,
+)
 from models.parameters import parameter
 from models.spec import SpecError
-from models.transforms import ExampleType, refuse_tokens
+from models.transforms import ExampleType
 
 _LARGEST_SIDE = 8192
 
@@ -100,8 +106,8 @@ class RandomCrop:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example; SpecError where the window does not fit."""
-        _check_image("random_crop", example)
-        _check_light("fill", self.fill, example)
+        check_image("random_crop", example)
+        check_light("fill", self.fill, example)
         channels, *lengths = example.shape
         size, (left, top, right, bottom) = height_and_width(self.size), self.sides
         added = (top + bottom, left + right)
@@ -129,11 +135,11 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = _ratio("width / height of the window", (3 / 4, 4 / 3))
 
     def __post_init__(self) -> None:
-        _check_ascending(self, "scale", "ratio")
+        check_ascending(self, "scale", "ratio")
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        _check_image("random_resized_crop", example)
+        check_image("random_resized_crop", example)
         size = height_and_width(self.size)
         return ExampleType(shape=(example.shape[0], *size), dtype=example.dtype)
 
@@ -146,7 +152,7 @@ class RandomHorizontalFlip:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        return _check_image("random_horizontal_flip", example)
+        return check_image("random_horizontal_flip", example)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +163,7 @@ class RandomVerticalFlip:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        return _check_image("random_vertical_flip", example)
+        return check_image("random_vertical_flip", example)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +182,7 @@ class RandomRotation:
     fill: float | tuple[float, ...] = _light("Value of the pixels that lie outside the image")
 
     def __post_init__(self) -> None:
-        _check_ascending(self, "degrees")
+        check_ascending(self, "degrees")
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -185,8 +191,8 @@ class RandomRotation:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        _check_image("random_rotation", example)
-        _check_light("fill", self.fill, example)
+        check_image("random_rotation", example)
+        check_light("fill", self.fill, example)
         return example
 
 
@@ -231,7 +237,7 @@ class ColorJitter:
     )
 
     def __post_init__(self) -> None:
-        _check_ascending(self, "brightness", "contrast", "saturation", "hue")
+        check_ascending(self, "brightness", "contrast", "saturation", "hue")
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -248,7 +254,7 @@ class ColorJitter:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example; SpecError where it has no colours."""
-        _check_image("color_jitter", example)
+        check_image("color_jitter", example)
         channels = example.shape[0]
         if channels not in (1, 3, None):
             raise SpecError(
@@ -284,12 +290,12 @@ class RandomErasing:
     value: float | tuple[float, ...] = _light("What the rectangle is overwritten with")
 
     def __post_init__(self) -> None:
-        _check_ascending(self, "scale", "ratio")
+        check_ascending(self, "scale", "ratio")
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        _check_image("random_erasing", example)
-        _check_light("value", self.value, example)
+        check_image("random_erasing", example)
+        check_light("value", self.value, example)
         return example
 
 
@@ -311,7 +317,7 @@ class GaussianNoise:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        return _check_dtype("gaussian_noise", example)
+        return check_dtype("gaussian_noise", example)
 
 
 def _alpha() -> Any:
@@ -333,7 +339,7 @@ class MixUp:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        return _check_dtype("mixup", example)
+        return check_dtype("mixup", example)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +351,7 @@ class CutMix:
 
     def output(self, example: ExampleType) -> ExampleType:
         """What comes out of such an example."""
-        return _check_image("cutmix", example)
+        return check_image("cutmix", example)
 
 
 Mixing = MixUp | CutMix
@@ -367,49 +373,3 @@ Augmentation = (
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     """Both sides of a size as a request writes it."""
     return size if isinstance(size, tuple) else (size, size)
-
-
-def _check_dtype(name: str, example: ExampleType) -> ExampleType:
-    refuse_tokens(name, example)
-    if example.dtype not in ("uint8", "float32"):
-        raise SpecError(
-            f"{name} takes uint8 or float32, got {example.dtype}: augmentations come before the "
-            "transforms, so register the dataset with examples of one of the two"
-        )
-    return example
-
-
-def _check_image(name: str, example: ExampleType) -> ExampleType:
-    refuse_tokens(name, example)
-    if len(example.shape) != 3:
-        raise SpecError(
-            f"{name} takes images of three axes (channels, height, width), got shape "
-            f"{list(example.shape)}"
-        )
-    return _check_dtype(name, example)
-
-
-def _check_light(name: str, light: float | tuple[float, ...], example: ExampleType) -> None:
-    numbers = light if isinstance(light, tuple) else (light,)
-    channels = example.shape[0] if example.shape else None
-    if channels is not None and len(numbers) not in (1, channels):
-        raise SpecError(
-            f"{name} has {len(numbers)} entries, but the images have {channels} channels",
-            pointer=f"/{name}",
-        )
-    outside = [number for number in numbers if not 0 <= number <= 1]
-    if example.dtype == "uint8" and outside:
-        raise SpecError(
-            f"{name} is a fraction of full scale, between 0 and 1 for uint8, got {outside[0]:g}; "
-            "full scale is 255, so that level 128 is 0.502",
-            pointer=f"/{name}",
-        )
-
-
-def _check_ascending(parameters: Any, *names: str) -> None:
-    for name in names:
-        given = getattr(parameters, name)
-        if isinstance(given, tuple) and given[0] > given[1]:
-            raise SpecError(
-                f"{name} is [lowest, highest], got {list(given)}: swap the two", pointer=f"/{name}"
-            )
