@@ -44,10 +44,16 @@ def augmentations(components: Sequence[Component], *, pointer: str) -> list[Augm
     return _built(AUGMENTATIONS, components, advice, pointer)
 
 
-def check_constants(components: Sequence[Component], *, pointer: str) -> None:
-    """Raise SpecError if a transform lacks constants that nobody will give it."""
+def check_constants(components: Sequence[Component], *, pointer: str, own: bool = False) -> None:
+    """Raise SpecError if a transform lacks constants that nobody will give it.
+
+    Args:
+        own: it may take them from the very dataset that it transforms.
+    """
     for index, one in enumerate(transforms(components, pointer=pointer)):
-        if isinstance(one, TakesConstants) and one.needs_constants:
+        if not isinstance(one, TakesConstants) or not one.needs_constants:
+            continue
+        if one.dataset is not None or not own:
             error = missing_constants(components[index].name, one.dataset)
             raise error.under(f"{pointer}/{index}")
 

@@ -18,10 +18,10 @@ from models.datasets.tablecolumns import Roles, roles_of
 from models.datasets.tablerows import Batch, Rows, decoded_row_bytes
 from models.datasets.tablesummary import Summary, described, summaries
 from models.datasets.tabletargets import targets_of, write_targets
-from models.spec import Component, DatasetSpec, SpecError
+from models.spec import Component, SpecError
 from models.tensorfile import Placer
 from models.transforms import Column, ExampleType, Transform
-from models.transforms.tables import Impute, OneHot, TakesConstants, missing_constants
+from models.transforms.tables import Impute, OneHot
 from models.transforms.tabular import apply
 
 Texts = Mapping[int, tuple[int, str] | None]
@@ -69,7 +69,8 @@ def take(table: Table, intake: Intake) -> Found:
     spec = intake.spec
     kinds.check(spec, "table")
     roles = roles_of(table.names, intake)
-    _check_constants(spec)
+    gives = spec.split == "train" and not spec.sealed  # constants show what is in a dataset
+    chains.check_constants(spec.transforms, pointer="/transforms", own=gives)
     forced = _texts_by_spec(spec.transforms, roles)
     if table.rows is not None:
         check_examples(table.rows, intake)
@@ -121,19 +122,6 @@ def take(table: Table, intake: Intake) -> Found:
         transforms=chains.resolved(components, pointer="/transforms"),
         columns=statistics,
     )
-
-
-def _check_constants(spec: DatasetSpec) -> None:
-    """Refuse transforms whose constants nobody gave, unless this file is to give them."""
-    gives = spec.split == "train" and not spec.sealed  # constants show what is in a dataset
-    for index, one in enumerate(chains.transforms(spec.transforms, pointer="/transforms")):
-        if (
-            isinstance(one, TakesConstants)
-            and one.needs_constants
-            and (one.dataset is not None or not gives)
-        ):
-            error = missing_constants(spec.transforms[index].name, one.dataset)
-            raise error.under(f"/transforms/{index}")
 
 
 def _texts_by_spec(components: Sequence[Component], roles: Roles) -> Texts:
