@@ -10,18 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.augmentations import (
-    ColorJitter,
-    CutMix,
-    GaussianNoise,
-    MixUp,
-    RandomCrop,
-    RandomErasing,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomRotation,
-    RandomVerticalFlip,
-)
 from models.entries import ArchitectureEntry, Catalog, Entry, FormatEntry, PublishedEntry
 from models.layouts import (
     convnet,
@@ -32,6 +20,7 @@ from models.layouts import (
     transformer_encoder,
     vit,
 )
+from models.recipes import AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULERS
 from models.transforms import Clip, Flatten, Normalize, ToFloat, images
 from models.transforms.tables import (
     Impute,
@@ -183,62 +172,6 @@ TRANSFORMS = Catalog(
     },
 )
 
-AUGMENTATIONS = Catalog(
-    "augmentation",
-    {
-        "random_crop": Entry(
-            target="models.augmentations.geometry:random_crop",
-            summary="Cut out a window of fixed size at a random place, after padding on demand.",
-            parameters=RandomCrop,
-        ),
-        "random_resized_crop": Entry(
-            target="models.augmentations.geometry:random_resized_crop",
-            summary="Cut out a window of random place, area and aspect ratio, and resize it.",
-            parameters=RandomResizedCrop,
-        ),
-        "random_horizontal_flip": Entry(
-            target="models.augmentations.geometry:random_horizontal_flip",
-            summary="Swap left and right with probability p.",
-            parameters=RandomHorizontalFlip,
-        ),
-        "random_vertical_flip": Entry(
-            target="models.augmentations.geometry:random_vertical_flip",
-            summary="Swap top and bottom with probability p.",
-            parameters=RandomVerticalFlip,
-        ),
-        "random_rotation": Entry(
-            target="models.augmentations.geometry:random_rotation",
-            summary="Rotate about the centre by a random angle.",
-            parameters=RandomRotation,
-        ),
-        "color_jitter": Entry(
-            target="models.augmentations.values:color_jitter",
-            summary="Change brightness, contrast, saturation and hue by random factors.",
-            parameters=ColorJitter,
-        ),
-        "random_erasing": Entry(
-            target="models.augmentations.values:random_erasing",
-            summary="Overwrite a random rectangle with probability p.",
-            parameters=RandomErasing,
-        ),
-        "gaussian_noise": Entry(
-            target="models.augmentations.values:gaussian_noise",
-            summary="Add normal noise with probability p.",
-            parameters=GaussianNoise,
-        ),
-        "mixup": Entry(
-            target="models.augmentations.mixing:mixup",
-            summary="Mix each example with another of its batch, and their targets alike.",
-            parameters=MixUp,
-        ),
-        "cutmix": Entry(
-            target="models.augmentations.mixing:cutmix",
-            summary="Paste a rectangle of another image of the batch, and mix their targets alike.",
-            parameters=CutMix,
-        ),
-    },
-)
-
 FORMATS = Catalog(
     "format",
     {
@@ -312,6 +245,9 @@ CATALOGS: dict[str, Catalog[Entry]] = {
     "architectures": ARCHITECTURES,
     "transforms": TRANSFORMS,
     "augmentations": AUGMENTATIONS,
+    "optimizers": OPTIMIZERS,
+    "schedulers": SCHEDULERS,
+    "losses": LOSSES,
     "formats": FORMATS,
     "metrics": METRICS,
 }

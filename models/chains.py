@@ -7,8 +7,9 @@ from typing import Any
 
 from models import parameters as declared
 from models.augmentations import Augmentation
-from models.catalog import ARCHITECTURES, AUGMENTATIONS, FORMATS, TRANSFORMS
+from models.catalog import ARCHITECTURES, FORMATS, TRANSFORMS
 from models.entries import Catalog, Entry
+from models.recipes import AUGMENTATIONS
 from models.spec import Component, SpecError
 from models.transforms import ExampleType, Transform
 from models.transforms.tables import TakesConstants, missing_constants

@@ -15,6 +15,9 @@ TASKS = ("multiclass", "binary", "multilabel")
 SPLITS = ("train", "validation", "test")
 MODES = ("rgb", "grey")
 DEFAULT_LABEL = "label"
+METRICS = ("loss", "accuracy", "precision", "recall", "f1")
+PRECISIONS = ("float32", "bfloat16")
+MOST_EPOCHS = 10_000
 DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -180,15 +183,85 @@ class EvaluationSpec:
                 f"batch_size must be between 1 and 65536, got {self.batch_size}",
                 pointer="/batch_size",
             )
-        if not re.fullmatch(DEVICE_PATTERN, self.device):
-            raise SpecError(
-                f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}", pointer="/device"
-            )
+        _check_device(self.device)
         if self.threshold is not None and not 0.0 < self.threshold < 1.0:
             raise SpecError(
                 f"threshold must lie between 0 and 1, both excluded, got {self.threshold}",
                 pointer="/threshold",
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStopping:
+    """When a training ends before its last epoch.
+
+    Attributes:
+        patience: epochs in a row without improvement after which it ends.
+        min_delta: the least change of the monitored metric that is an improvement.
+    """
+
+    patience: int = 5
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _in_range(self.patience, 1, MOST_EPOCHS, pointer="/patience")
+        _in_range(self.min_delta, 0, 1e9, pointer="/min_delta")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """What is trained on which dataset, how, and what chooses the best epoch.
+
+    Attributes:
+        dataset: ``name`` or ``name@version`` of the training dataset, of the split ``train``.
+        validation_dataset: likewise, that which every epoch is judged on.
+        hyperparameters: of the architecture.
+        loss: None is that of the dataset's task, see `models.losses.DEFAULTS`.
+        scheduler: None for a constant rate.
+        warmup_epochs: epoch e of these has e / (warmup_epochs + 1) of the rate that the scheduler
+            starts from after them.
+        monitor: one of `METRICS`, of the validation dataset.
+        augmentations: of the training dataset's examples, before its transforms.
+        gradient_clip_norm: largest norm of all gradients together.
+        initial_checkpoint: where the weights start; None draws them.
+        allow_overlap: train although the two datasets share examples.
+        train_metrics: judge every epoch on the training dataset as well.
+    """
+
+    architecture: str
+    dataset: str
+    validation_dataset: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 50
+    batch_size: int = 64
+    seed: int = 0
+    loss: Component | None = None
+    optimizer: Component = field(default_factory=lambda: Component(name="AdamW"))
+    scheduler: Component | None = field(default_factory=lambda: Component(name="ReduceLROnPlateau"))
+    warmup_epochs: int = 0
+    early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
+    monitor: str = "loss"
+    augmentations: tuple[Component, ...] = ()
+    gradient_clip_norm: float | None = None
+    precision: str = "float32"
+    initial_checkpoint: str | None = None
+    allow_overlap: bool = False
+    train_metrics: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _in_range(self.epochs, 1, MOST_EPOCHS, pointer="/epochs")
+        _in_range(self.batch_size, 1, 65536, pointer="/batch_size")
+        _in_range(self.seed, 0, 2**63 - 1, pointer="/seed")
+        _in_range(self.warmup_epochs, 0, self.epochs - 1, pointer="/warmup_epochs")
+        if self.gradient_clip_norm is not None and not 0 < self.gradient_clip_norm <= 1e9:
+            raise SpecError(
+                f"gradient_clip_norm must lie above 0, at most 1e9; got {self.gradient_clip_norm}",
+                pointer="/gradient_clip_norm",
+            )
+        _one_of(self.monitor, METRICS, pointer="/monitor")
+        _one_of(self.precision, PRECISIONS, pointer="/precision")
+        _check_device(self.device)
 
 
 def check_classes(classes: Sequence[str], *, pointer: str, least: int = 2) -> None:
@@ -206,6 +279,21 @@ def check_classes(classes: Sequence[str], *, pointer: str, least: int = 2) -> No
             raise SpecError(
                 "a class name is 1 to 256 printable characters", pointer=f"{pointer}/{index}"
             )
+
+
+def _check_device(device: str) -> None:
+    if not re.fullmatch(DEVICE_PATTERN, device):
+        raise SpecError(
+            f"device must be auto, cpu, cuda or cuda:N, got {device!r}", pointer="/device"
+        )
+
+
+def _in_range(value: float, low: float, high: float, *, pointer: str) -> None:
+    if not low <= value <= high:
+        raise SpecError(
+            f"{pointer.rsplit('/', 1)[-1]} must be between {low} and {high}, got {value}",
+            pointer=pointer,
+        )
 
 
 def _one_of(value: str, known: Sequence[str], *, pointer: str) -> None:

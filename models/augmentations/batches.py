@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.augmentations import Augmentation, Mixing
 from models.augmentations.draws import Draws
-from models.catalog import AUGMENTATIONS
+from models.recipes import AUGMENTATIONS
 
 
 @torch.no_grad()

@@ -78,6 +78,35 @@ checkpoint_sources = Table(
     Index("ix_checkpoint_sources_digest", "digest"),
 )
 
+lineages = Table(  # which trainings made a checkpoint, and in which of their epochs
+    "lineages",
+    metadata,
+    Column("digest", ForeignKey("checkpoints.digest", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("base", _Json, nullable=False),
+    Column("grid", _Json, nullable=False),
+    Column("labels", _Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Index("ix_sweeps_created", "created_at", "id"),
+)
+
+sweep_trainings = Table(
+    "sweep_trainings",
+    metadata,
+    Column("sweep_id", ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("point", _Json, nullable=False),  # values by JSON pointer
+)
+
 datasets = Table(
     "datasets",
     metadata,
@@ -124,6 +153,7 @@ jobs = Table(
     Column("worker", Text),
     Column("lease_expires_at", Double),
     Column("events", Integer, nullable=False),
+    Column("saved", _Json),  # of a training, where it can go on; see service.jobs.saving
     Index("ix_jobs_claim", "state", "priority", "created_at"),
     Index("ix_jobs_list", "kind", "created_at", "id"),
     Index("ix_jobs_key", "key"),

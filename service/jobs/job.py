@@ -28,6 +28,7 @@ class Job:
         device: where it may run: ``auto``, or a name that a worker claims for.
         timeout_s: seconds an attempt may run; the worker watches it.
         events: how many events it has.
+        saved: of a training, the last stored epoch; see `service.jobs.saving`.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Job:
     worker: str | None
     lease_expires_at: float | None
     events: int
+    saved: Mapping[str, Any] | None
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Job:

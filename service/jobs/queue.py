@@ -124,6 +124,7 @@ def submit(
         worker=None,
         lease_expires_at=None,
         events=1,
+        saved=None,
     )
     values = {column.name: getattr(job, column.name) for column in JOB_COLUMNS}
     db.execute(insert(jobs), {**values, "priority": priority(kind)})

@@ -7,7 +7,8 @@ import torch
 from models import chains, parameters
 from models.augmentations import CutMix, MixUp, RandomHorizontalFlip
 from models.augmentations.batches import apply
-from models.catalog import AUGMENTATIONS, TRANSFORMS
+from models.catalog import TRANSFORMS
+from models.recipes import AUGMENTATIONS
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
 

@@ -11,9 +11,10 @@ import pytest
 import safetensors.numpy
 
 from models import chains
-from models.catalog import AUGMENTATIONS, TRANSFORMS
+from models.catalog import TRANSFORMS
 from models.datasets import Dataset, arrays, sequences, splitting
 from models.datasets.prepared import is_prepared
+from models.recipes import AUGMENTATIONS
 from models.spec import Component, SpecError
 from models.transforms import ExampleType
 from tests.models.conftest import accepted, refused

@@ -225,7 +225,12 @@ def test_no_descriptors_are_left_open_by_requests_that_went_well_or_badly(server
     before = opened(pid), opened("self")
     for _ in range(5):
         ask_all()
-    assert (opened(pid), opened("self")) == before
+    # The server closes its end of a request after the answer: one may be open in `before`, or now.
+    deadline = time.monotonic() + 10
+    while (now := (opened(pid), opened("self"))) != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert now[0] <= before[0]
+    assert now[1] <= before[1]
 
 
 def test_a_server_that_died_is_started_again_by_the_next_request(path_of_work):

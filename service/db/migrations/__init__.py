@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from service.db.connection import lock_database, reading, writing
 
-HEAD = "0003"
+HEAD = "0004"
 _FOLDER = Path(__file__).parent
 
 
