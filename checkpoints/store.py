@@ -12,6 +12,7 @@ that was given it; a file in ``tmp`` without a lock was left by processes that d
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import math
@@ -130,6 +131,14 @@ class Store(Protocol):
         """Remove an upload, if it is there."""
         ...
 
+    def publish_upload(self, name: str, digest: str) -> None:
+        """Make a blob of an upload whose bytes have this digest; the upload stays.
+
+        Raises:
+            FileNotFoundError: there is no such upload.
+        """
+        ...
+
     def sweep(self, older_than_s: float, now: float) -> int:
         """Remove drafts that dead processes left, unwritten for so long; returns how many."""
         ...
@@ -207,6 +216,22 @@ class LocalStore:
     def drop_upload(self, name: str) -> None:
         """See `Store.drop_upload`."""
         self.upload_path(name).unlink(missing_ok=True)
+
+    def publish_upload(self, name: str, digest: str) -> None:
+        """See `Store.publish_upload`."""
+        source, path = self.upload_path(name), _blob_path(self._blobs, digest)
+        try:
+            os.link(source, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            with open(source, "rb") as file, self.draft() as draft:  # it has no hard links
+                while chunk := file.read(CHUNK_BYTES):
+                    draft.write(chunk)
+                draft.publish()
+        _sync_folder(path.parent)
 
     def sweep(self, older_than_s: float, now: float) -> int:
         """See `Store.sweep`."""

@@ -18,6 +18,7 @@ DEFAULT_LABEL = "label"
 METRICS = ("loss", "accuracy", "precision", "recall", "f1")
 PRECISIONS = ("float32", "bfloat16")
 MOST_EPOCHS = 10_000
+EVALUATION_BATCH_SIZE = 256
 DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -172,7 +173,7 @@ class EvaluationSpec:
 
     checkpoint: str
     dataset: str
-    batch_size: int = 256
+    batch_size: int = EVALUATION_BATCH_SIZE
     device: str = "auto"
     transforms: tuple[Component, ...] | None = None
     threshold: float | None = None

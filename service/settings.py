@@ -130,6 +130,11 @@ class Settings:
         "Memory that an ONNX network may take while it is evaluated; beyond it the job fails.",
         low=2**26,
     )
+    resident_bytes: int = _setting(
+        8 * 2**30,
+        "Up to which a dataset is held where it is trained on; a larger one is read as it goes.",
+        low=0,
+    )
     lease_s: float = _setting(
         60.0, "Silence after which a worker's job is retried.", low=2, high=86400
     )

@@ -32,6 +32,7 @@ def child_options(settings: Settings) -> ChildOptions:
         decoder_s=settings.decoder_s,
         prepared_bytes=settings.prepared_bytes,
         onnx_memory_bytes=settings.onnx_memory_bytes,
+        resident_bytes=settings.resident_bytes,
     )
 
 

@@ -102,8 +102,6 @@ def _stream(watcher: Watcher, job_id: str, after: int) -> Iterator[Any]:
                 yield ": still here\n\n"
             for event in arrived:
                 yield _frame(event)
-                if event.type == "end":
-                    return
 
 
 def _frame(event: Event) -> str:

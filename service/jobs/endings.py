@@ -7,11 +7,13 @@ makes itself: ``cancelled``, or ``released`` for an attempt that it gives up bec
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from service.jobs import queue
+from checkpoints.store import Store
+from service.jobs import queue, saving
 from service.jobs.engines import Message
 from service.jobs.job import Job
 from service.jobs.lifecycle import State
@@ -26,9 +28,19 @@ class LeaseLost(Exception):
 
 
 def write(
-    db: Connection, job: Job, ending: Message, *, conclude: Conclude, crash_limit: int, now: float
+    db: Connection,
+    store: Store,
+    job: Job,
+    ending: Message,
+    *,
+    conclude: Conclude,
+    crash_limit: int,
+    now: float,
 ) -> State:
     """Write one ending and return the state that the job is in after it.
+
+    Args:
+        store: where a training's checkpoints are published.
 
     Raises:
         LeaseLost: the job is no longer this attempt's; the transaction must not commit.
@@ -36,7 +48,7 @@ def write(
     state: State | None = None
     match ending["type"]:
         case "succeeded":
-            if _succeed(db, job, ending["result"], conclude, now):
+            if _succeed(db, store, job, ending["result"], conclude, now):
                 state = State.SUCCEEDED
         case "failed":
             if queue.fail(db, job, reason=ending["reason"], error=ending["error"], now=now):
@@ -52,6 +64,7 @@ def write(
             state = after.state if after else None
     if state is None:
         raise LeaseLost
+    saving.keep_partial(db, store, replace(job, state=state), now)
     return state
 
 
@@ -61,9 +74,19 @@ def failed(reason: str, detail: str) -> Message:
 
 
 def _succeed(
-    db: Connection, job: Job, result: dict[str, Any], conclude: Conclude, now: float
+    db: Connection,
+    store: Store,
+    job: Job,
+    result: dict[str, Any],
+    conclude: Conclude,
+    now: float,
 ) -> bool:
     key, forward_s = None, 0.0
+    if job.kind == saving.KIND:
+        whole = saving.conclude(db, store, job, result["stopped"], now)
+        if whole is None:
+            raise ValueError("a training ended of which no epoch was stored")
+        return queue.succeed(db, job, result=whole, key=None, forward_s=0.0, now=now)
     result = conclude(db, job, result, now)
     if job.kind == "evaluation":
         forward_s = result["timings"]["forward_s"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
@@ -29,9 +29,9 @@ from models.onnx import ARCHITECTURE as ONNX
 from models.sections import merged_groups
 from models.spec import Component, SpecError
 from models.tensorfile import TensorSource
-from models.transforms import ExampleType, Transform, elementwise
+from models.transforms import ExampleType
 from models.verification import verified
-from service.jobs import ingestion, networks, onnxnetworks
+from service.jobs import ingestion, networks, onnxnetworks, trainings
 from service.jobs.engines import ChildOptions, Message, Task, TaskFailed
 from service.jobs.materials import Array, Materials
 from service.jobs.progress import Progress, Report
@@ -137,7 +137,7 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
             payload["dataset_digest"], payload["transforms"], report
         )
         prepare_s = time.perf_counter() - began
-        batches = _Batches(x, transforms, payload["batch_size"], device)
+        batches = networks.Batches(x, transforms, payload["batch_size"], device)
         loading = time.perf_counter()
         with _opened(manifest, arrays, dataset, made, payload, context, device) as model:
             load_s = time.perf_counter() - loading
@@ -210,35 +210,28 @@ def _ingestion(payload: Mapping[str, Any], context: Context, report: Report) -> 
     return ingestion.run(payload, context.options, context.store)
 
 
+def _training(payload: Mapping[str, Any], context: Context, report: Report) -> dict[str, Any]:
+    """See `service.jobs.trainings`."""
+    device = "cpu" if payload["device"] == "cpu" else context.device
+    policy, environment = context.environment(device)
+    with _memory_watched(payload, device):
+        return trainings.run(
+            payload,
+            options=context.options,
+            store=context.store,
+            materials=context.materials,
+            device=device,
+            policy=policy,
+            environment=environment,
+            report=report,
+        )
+
+
 HANDLERS: dict[str, Handler] = {
     "evaluation": Handler(run=_evaluation),
     "ingestion": Handler(run=_ingestion),
+    "training": Handler(run=_training, long=True),
 }
-
-
-class _Batches:
-    """Examples as a network takes them; counts the seconds spent on making them.
-
-    A batch is copied out of the mapping, so that its memory is aligned alike each time and no
-    more than one batch of a large dataset is held.
-    """
-
-    def __init__(
-        self, x: Array, transforms: Sequence[Transform], batch_size: int, device: str
-    ) -> None:
-        self._x = x
-        self._transforms = transforms
-        self._batch_size = batch_size
-        self._device = device
-        self.spent_s = 0.0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for start in range(0, len(self._x), self._batch_size):
-            began = time.perf_counter()
-            batch = networks.copied(self._x[start : start + self._batch_size]).to(self._device)
-            batch = elementwise.apply(self._transforms, batch)
-            self.spent_s += time.perf_counter() - began
-            yield batch
 
 
 @contextlib.contextmanager
@@ -357,7 +350,7 @@ def _warm_up(device: str) -> None:
             networks.build(
                 manifest, arrays, shape=shape, classes=10, task="multiclass", device=device
             ),
-            _Batches(np.zeros((20, *shape), np.uint8), transforms, 16, device),
+            networks.Batches(np.zeros((20, *shape), np.uint8), transforms, 16, device),
             np.arange(20) % 10,
             task="multiclass",
             classes=[str(index) for index in range(10)],

@@ -24,12 +24,14 @@ class Held:
     Attributes:
         began: when it was given to the engine, monotonic.
         progress: what it last reported, until that is written.
+        stored: its messages of the type ``epoch``, until they are written.
         ending: what it came to, until that is written; see `service.jobs.endings`.
     """
 
     job: Job
     began: float = field(default_factory=time.monotonic)
     progress: Message | None = None
+    stored: list[Message] = field(default_factory=list)
     ending: Message | None = None
 
     @property

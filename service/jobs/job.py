@@ -91,3 +91,12 @@ class JobMissing(LookupError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"there is no job {job_id}")
         self.job_id = job_id
+
+
+class JobNotResumable(Exception):
+    """The job cannot go on; ``detail`` says why, and what would."""
+
+    def __init__(self, job: Job, detail: str) -> None:
+        super().__init__(detail)
+        self.job = job
+        self.detail = detail

@@ -24,10 +24,13 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         # Back to queued: its attempt crashed, or its worker was told to stop.
         State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUEUED}),
         State.SUCCEEDED: frozenset(),
-        State.FAILED: frozenset(),
-        State.CANCELLED: frozenset(),
+        # Back to queued: a training that somebody resumes.
+        State.FAILED: frozenset({State.QUEUED}),
+        State.CANCELLED: frozenset({State.QUEUED}),
     }
 )
+
+_ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 # Somebody waits for an evaluation; a dataset must be there before it can be evaluated; a training
 # takes hours whenever it starts.
@@ -35,8 +38,8 @@ _PRIORITIES = {"evaluation": 0, "ingestion": 1, "training": 9}
 
 
 def ended(state: State) -> bool:
-    """Whether no move leads out of ``state``."""
-    return not MOVES[state]
+    """Whether nothing happens to a job in ``state`` unless somebody asks for it."""
+    return state in _ENDED
 
 
 def priority(kind: str) -> int:

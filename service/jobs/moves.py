@@ -26,14 +26,22 @@ def held(db: Connection, job_id: str, attempt: int) -> Job | None:
 
 
 def requeue(
-    db: Connection, job: Job, *, reason: str, now: float, detail: str | None = None, **values: Any
+    db: Connection,
+    job: Job,
+    *,
+    reason: str,
+    now: float,
+    source: State = State.RUNNING,
+    detail: str | None = None,
+    **values: Any,
 ) -> None:
     """Put a job whose row is locked back where it stood in the queue."""
     data = {"state": State.QUEUED, "attempt": job.attempt, "reason": reason}
     if detail is not None:
         data["detail"] = detail
     values |= {"started_at": None, "worker": None, "lease_expires_at": None, "progress": null()}
-    move(db, job, State.QUEUED, [("state", data)], now=now, **values)
+    values |= {"reason": None, "finished_at": None}
+    move(db, job, State.QUEUED, [("state", data)], now=now, source=source, **values)
 
 
 def end(

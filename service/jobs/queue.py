@@ -20,7 +20,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.db.tables import job_events, job_needs, jobs
 from service.jobs import moves
-from service.jobs.job import JOB_COLUMNS, Event, Job, JobEnded, JobMissing
+from service.jobs.job import JOB_COLUMNS, Event, Job, JobEnded, JobMissing, JobNotResumable
 from service.jobs.lifecycle import State, ended, priority, uuid7
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Job",
     "JobEnded",
     "JobMissing",
+    "JobNotResumable",
     "cancel",
     "cancelled",
     "claim",
@@ -40,6 +41,7 @@ __all__ = [
     "reap",
     "release",
     "renew",
+    "resume",
     "submit",
     "succeed",
 ]
@@ -322,6 +324,43 @@ def progress(
         return False
     moves.append(db, job.id, events, [("progress", data)], now=now)
     return True
+
+
+def resume(db: Connection, job_id: str, *, now: float) -> Job:
+    """Queue a training again that failed or was cancelled; it goes on at its last stored epoch.
+
+    Raises:
+        JobMissing: there is no such job.
+        JobNotResumable: it has not ended, it succeeded, or what was stored of it is gone.
+    """
+    row = db.execute(
+        select(*JOB_COLUMNS).where(jobs.c.id == job_id).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise JobMissing(job_id)
+    job = Job.from_row(row)
+    if job.state not in (State.FAILED, State.CANCELLED):
+        raise JobNotResumable(
+            job, f"the training is {job.state}: only a failed or a cancelled one is resumed"
+        )
+    if job.saved is None and job.result is not None:
+        raise JobNotResumable(
+            job,
+            "the stored state of the training was removed a month after it ended; start a new one "
+            "with its checkpoint as initial_checkpoint",
+        )
+    moves.requeue(
+        db,
+        job,
+        reason="resumed",
+        now=now,
+        source=job.state,
+        crashes=0,
+        cancel_requested=False,
+        error=null(),
+        result=null(),
+    )
+    return _existing(db, job_id)
 
 
 def get(db: Connection, job_id: str) -> Job | None:

@@ -166,5 +166,5 @@ class Watcher:
                     continue
                 if watch.seen is not None and row.events > watch.seen:
                     watch.deliver(queue.events_after(db, watch.job_id, watch.seen))
-                elif ended(State(row.state)):
+                if ended(State(row.state)) and watch.seen in (None, row.events):
                     watch.close()

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 
 import structlog
@@ -22,12 +22,13 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from checkpoints.store import Store
 from service.db.connection import reading, writing
-from service.jobs import endings, presence, queue, sweeping
+from service.jobs import endings, presence, queue, saving
 from service.jobs.doorbell import Doorbell, Listener
 from service.jobs.engines import Engine, Message, Slot
 from service.jobs.held import Held
 from service.jobs.job import Job
-from service.jobs.lifecycle import State, ended, uuid7
+from service.jobs.lifecycle import State, uuid7
+from service.jobs.sweeping import Janitor
 
 _log = structlog.get_logger("service.jobs.worker")
 
@@ -86,11 +87,11 @@ class Worker:
         self._conclude = conclude
         self._clock = clock
         self._started_at = clock()
+        self._janitor = Janitor(database, store, sweep_s=options.sweep_s)
         self._held: dict[str, Held] = {}
         self._hello: Message | None = None
         self._heartbeat_at = 0.0  # this and what follows: monotonic
         self._look_at = 0.0
-        self._sweep_at = 0.0
         self._pause_s = 0.0
         self._resume_at = 0.0
         self._stopping = False
@@ -149,10 +150,12 @@ class Worker:
             return
         if message["type"] == "progress":
             held.progress = message
+        elif message["type"] == "epoch":
+            held.stored.append(message)
         else:
             held.ending = message
         if message["type"] == "crashed":
-            self._sweep_soon()
+            self._janitor.soon()
 
     def _end(self, held: Held, ending: Message) -> None:
         self._kill(held)
@@ -168,10 +171,7 @@ class Worker:
     def _kill(self, held: Held) -> None:
         """Stop an attempt, and soon remove the files that it was writing."""
         self._engine.kill(held.job.id)
-        self._sweep_soon()
-
-    def _sweep_soon(self) -> None:
-        self._sweep_at = min(self._sweep_at, time.monotonic() + sweeping.SETTLED_S)
+        self._janitor.soon()
 
     def _idle_s(self) -> float:
         """How long to wait if nothing happens."""
@@ -206,11 +206,12 @@ class Worker:
         self._watch()
         if time.monotonic() >= self._heartbeat_at:
             self._beat(self._hello)
-            if time.monotonic() >= self._sweep_at:
-                self._sweep()
+            self._janitor.sweep(self._clock())
 
     def _settle(self, held: Held) -> None:
         """Write what an attempt came to, or how far it is."""
+        if held.stored and not self._save(held):
+            return
         if held.ending is None:
             if held.progress is not None:
                 self._progress(held, held.progress)
@@ -219,6 +220,7 @@ class Worker:
             with writing(self._database) as db:
                 state = endings.write(
                     db,
+                    self._store,
                     held.job,
                     held.ending,
                     conclude=self._conclude,
@@ -243,7 +245,22 @@ class Worker:
         self._doorbell.ring("news")
         if state == State.QUEUED:
             self._doorbell.ring("work")
-        self._clean_up(held.job, state)
+        self._janitor.clean_up(held.job, state)
+
+    def _save(self, held: Held) -> bool:
+        """Write epochs of a training that its child has stored; whether it is still ours."""
+        stored, job = held.stored, held.job
+        saved = stored[-1]["saved"]
+        with writing(self._database) as db:
+            rows = [one["row"] for one in stored]
+            ours = saving.record(db, job, rows, saved, now=self._clock())
+        if not ours:
+            self._lose(held)
+            return False
+        held.job, held.stored = replace(job, saved=saved), []
+        self._doorbell.ring("news")
+        self._janitor.drop(saving.superseded(job.saved, stored), job)
+        return True
 
     def _progress(self, held: Held, message: Message) -> None:
         values = {name: message[name] for name in ("done", "total", "unit")}
@@ -292,23 +309,15 @@ class Worker:
                 self._lose(self._held[job_id])
         with writing(self._database) as db:
             taken = queue.reap(db, limit=self._options.crash_limit, now=now)
+            for job in taken:
+                saving.keep_partial(db, self._store, job, now)
         for job in taken:
             Held(job, ending=_LEASE_EXPIRED).log(job.state)
-            self._clean_up(job, job.state)
+            self._janitor.clean_up(job, job.state)
         if taken:
             self._doorbell.ring("news")
             self._doorbell.ring("work")
         self._heartbeat_at = time.monotonic() + self._options.heartbeat_s
-
-    def _sweep(self) -> None:
-        self._sweep_at = time.monotonic() + self._options.sweep_s
-        try:
-            removed = sweeping.sweep(self._database, self._store, now=self._clock())
-        except OSError as error:
-            _log.warning("store_not_swept", detail=str(error))
-        else:
-            if removed:
-                _log.info("store_swept", removed=removed)
 
     def _device(self) -> str:
         """``cpu``, ``cuda``, or ``cuda:N`` where there is but one card."""
@@ -356,18 +365,13 @@ class Worker:
         if job.id in self._held:  # lost in a stall, and back here before that was noticed
             self._lose(self._held[job.id])
         held = self._held[job.id] = Held(job)
-        task = {"id": job.id, "kind": job.kind, "attempt": job.attempt, "payload": job.payload}
+        payload = job.payload
+        if job.kind == saving.KIND:
+            payload = {**payload, "saved": job.saved}
+        task = {"id": job.id, "kind": job.kind, "attempt": job.attempt, "payload": payload}
         self._engine.give(slot, task)
         held.log(State.RUNNING)
         self._doorbell.ring("news")
-
-    def _clean_up(self, job: Job, state: State) -> None:
-        """Drop the uploaded file of an ingestion that will not be tried again."""
-        if "upload" in job.payload and ended(state):
-            try:
-                self._store.drop_upload(job.payload["upload"])
-            except OSError as error:
-                _log.warning("upload_not_dropped", id=job.id, detail=str(error))
 
     def _leave(self) -> None:
         """Write what has arrived, give the rest back, end the children, sign off."""

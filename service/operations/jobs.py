@@ -9,7 +9,7 @@ from sqlalchemy import Row, case, select
 
 from service.db.connection import reading, writing
 from service.db.tables import jobs
-from service.jobs import queue
+from service.jobs import queue, saving
 from service.jobs.job import JOB_COLUMNS
 from service.jobs.lifecycle import State, ended
 from service.operations.errors import Conflict, NotFound
@@ -198,6 +198,7 @@ def cancel(services: Services, job_id: str) -> queue.Job:
     try:
         with writing(services.database) as db:
             job = queue.cancel(db, job.id, now=services.clock())
+            saving.keep_partial(db, services.store, job, services.clock())
     except queue.JobEnded:
         job = get(services, job_id)
         raise Conflict(

@@ -14,6 +14,8 @@ Messages are JSON objects with a ``type``:
   can do, and whether
   that kind is long: see `service.jobs.handlers.Handler`).
 * ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``.
+* ``epoch``: of a training, one that is stored. ``id``, ``attempt``, ``row`` (of the history) and
+  ``saved`` (see `service.jobs.states.Saved`).
 * ``succeeded``: ``id``, ``attempt``, ``result``.
 * ``failed``: ``id``, ``attempt``, ``reason``, ``error`` {``detail``, ``pointer``?}, and for a fault
   of ours or of a plug-in ``traceback``, which is for the log and never for a client.
@@ -37,6 +39,9 @@ Message = dict[str, Any]
 Task = Mapping[str, Any]
 """``{"id", "kind", "attempt", "payload"}``; the payload holds all that the child needs."""
 
+
+UNDER_WAY = ("progress", "epoch")
+"""The types of messages after which a task goes on."""
 
 DECODED_BYTES = 50 * 10**6
 
@@ -75,6 +80,7 @@ class ChildOptions:
         decoder_s: seconds that decoding a file of `DECODED_BYTES` may take.
         prepared_bytes: what prepared datasets may take together.
         onnx_memory_bytes: what a network that came as ONNX may take while it is evaluated.
+        resident_bytes: up to which a dataset is held where it is trained on.
         handlers: the module that does the work; see `Work`.
     """
 
@@ -85,6 +91,7 @@ class ChildOptions:
     decoder_s: float = 25.0
     prepared_bytes: int = 2**30
     onnx_memory_bytes: int = 2**33
+    resident_bytes: int = 2**33
     handlers: str = "service.jobs.handlers"
 
     def decoder_limits(self, file_bytes: int) -> Limits:
@@ -196,7 +203,7 @@ def outcome(work: Work, task: Task, context: Any, send: Callable[[bytes], Any]) 
     """Run one task and return its last message, whatever the handler did.
 
     Args:
-        send: takes each ``progress`` message.
+        send: takes each ``progress`` or ``epoch`` message.
 
     Returns:
         A ``succeeded`` or ``failed`` message as JSON, which is how each leaves a child.

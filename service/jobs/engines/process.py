@@ -30,6 +30,7 @@ from typing import Any, cast
 import structlog
 
 from service.jobs.engines import (
+    UNDER_WAY,
     ChildOptions,
     EngineError,
     HasFileno,
@@ -221,7 +222,7 @@ class ProcessEngine:
             return True
         if child.task is None or child.task["id"] != message["id"]:
             return False
-        if message["type"] != "progress":
+        if message["type"] not in UNDER_WAY:
             long = (child.kinds or {}).get(child.task["kind"], True)
             child.task = None
             if long or message["type"] == "failed":
