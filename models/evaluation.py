@@ -33,6 +33,7 @@ def evaluate(
     groups: Groups | None = None,
     level: float = 0.95,
     order: Sequence[int] | None = None,
+    metrics_only: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> EvaluationReport:
     """Run every example through the network once and score the logits.

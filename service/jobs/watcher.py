@@ -166,5 +166,5 @@ class Watcher:
                     continue
                 if watch.seen is not None and row.events > watch.seen:
                     watch.deliver(queue.events_after(db, watch.job_id, watch.seen))
-                if ended(State(row.state)) and watch.seen in (None, row.events):
+                if ended(State(row.state)) and (watch.seen is None or watch.seen >= row.events):
                     watch.close()

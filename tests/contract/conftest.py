@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, select, text
 from service.db.connection import open_database, parse_url, reading, writing
 from service.db.migrations import upgrade
 from service.db.tables import job_totals, metadata
-from service.jobs import queue
+from service.jobs import queue, saving
 
 NOW = 1_795_000_000.0
 CRASH = "the child was killed by SIGKILL"
@@ -216,6 +216,14 @@ class Queue:
 
     def reap(self, *, limit=3, now=NOW):
         return self.write(queue.reap, limit=limit, now=now)
+
+    def record(self, job, *epochs, now=NOW):
+        rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in epochs]
+        saved = {"epoch": epochs[-1]}
+        return self.write(saving.record, job, rows, saved, now=now)
+
+    def resume(self, job_id, *, now=NOW):
+        return self.write(queue.resume, job_id, now=now)
 
     def progress(self, job, done, total=10, *, now=NOW):
         return self.write(queue.progress, job, done=done, total=total, unit="examples", now=now)

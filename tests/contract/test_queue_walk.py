@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from service.jobs.lifecycle import MOVES, State
-from service.jobs.queue import JobEnded
+from service.jobs.lifecycle import MOVES, State, ended
+from service.jobs.queue import JobEnded, JobNotResumable
 
 START = 1_795_000_000.0
 LEASE_S = 10.0
@@ -25,10 +25,13 @@ class ModelJob:
     cancel_requested: bool = False
     expires_at: float = 0.0
     events: int = 1
+    epoch: int = 0
+    ends: int = 0
 
     def end(self, state):
         self.state = state
         self.events += 2
+        self.ends += 1
 
     def crash(self):
         self.crashes += 1
@@ -58,7 +61,16 @@ class Walk:
         self.now += self.random.choice([0.001, 0.5, 3.0])
         moves = [self.claim] * 2 + [self.move] * 3
         operation = self.random.choice(
-            [self.submit, self.cancel, self.renew, self.progress, self.reap, *moves]
+            [
+                self.submit,
+                self.cancel,
+                self.renew,
+                self.progress,
+                self.record,
+                self.resume,
+                self.reap,
+                *moves,
+            ]
         )
         operation()
 
@@ -120,6 +132,31 @@ class Walk:
         if job is not None:
             job.events += 1
 
+    def record(self):
+        """One or two epochs, of which the first may be known already."""
+        if not self.claims:
+            return
+        claim, job = self.picked()
+        first = self.jobs[claim.id].epoch + self.random.choice([0, 1])
+        epochs = [max(1, first), max(1, first) + 1]
+        assert self.queue.record(claim, *epochs, now=self.now) == (job is not None)
+        if job is not None:
+            job.events += epochs[1] - job.epoch
+            job.epoch, job.crashes = epochs[1], 0
+
+    def resume(self):
+        if not self.jobs:
+            return
+        job_id, job = self.random.choice(list(self.jobs.items()))
+        if job.state not in ("failed", "cancelled"):
+            with pytest.raises(JobNotResumable, match=job.state):
+                self.queue.resume(job_id, now=self.now)
+            return
+        resumed = self.queue.resume(job_id, now=self.now)
+        assert (resumed.state, resumed.error, resumed.result) == ("queued", None, None)
+        job.requeue()
+        job.crashes, job.cancel_requested = 0, False
+
     def cancel(self):
         if not self.jobs:
             return
@@ -157,8 +194,8 @@ class Walk:
                 expected.cancel_requested,
                 expected.events,
             )
-            assert (job.reason is not None) == (not MOVES[job.state])
-            assert (job.finished_at is not None) == (not MOVES[job.state])
+            assert (job.reason is not None) == ended(job.state)
+            assert (job.finished_at is not None) == ended(job.state)
             assert (job.lease_expires_at is not None) == (job.state == State.RUNNING)
             events = self.queue.events(job_id)
             assert [event.seq for event in events] == list(range(1, job.events + 1))
@@ -166,7 +203,9 @@ class Walk:
             assert states[0] == State.QUEUED
             assert states[-1] == job.state
             assert all(after in MOVES[before] for before, after in pairwise(states))
-            assert (events[-1].type == "end") == (not MOVES[job.state])
+            assert (events[-1].type == "end") == ended(job.state)
+            epochs = [event.data["epoch"] for event in events if event.type == "epoch"]
+            assert epochs == list(range(1, expected.epoch + 1))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -175,5 +214,5 @@ def test_a_random_walk_ends_where_the_model_does(jobs_queue, seed):
     for _ in range(150):
         walk.step()
     walk.compare()
-    ended = [job for job in walk.jobs.values() if job.state not in ("queued", "running")]
-    assert sum(count for count, _, _ in jobs_queue.totals().values()) == len(ended)
+    ends = sum(job.ends for job in walk.jobs.values())
+    assert sum(count for count, _, _ in jobs_queue.totals().values()) == ends

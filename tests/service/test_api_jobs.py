@@ -259,7 +259,8 @@ def test_the_catalog_says_what_each_name_takes(client):
     mlp = next(item for item in items if item["name"] == "mlp")
     assert mlp["parameters"]["properties"]["activation"]["enum"] == ["relu", "gelu", "tanh"]
     whole = client.get("/v1/catalog").json
-    assert set(whole) == {"architectures", "transforms", "augmentations", "formats", "metrics"}
+    kinds = {"architectures", "transforms", "augmentations", "formats", "metrics"}
+    assert set(whole) == kinds | {"optimizers", "schedulers", "losses"}
     items = client.get("/v1/catalog/augmentations").json["items"]
     crop = next(item for item in items if item["name"] == "random_crop")
     assert crop["parameters"]["required"] == ["size"]

@@ -220,7 +220,7 @@ def test_a_network_and_its_batches_lie_in_memory_of_their_own(context, payload):
     assert not any(module.training for module in model.modules())
     x = Dataset(context.store.path(payload["dataset_digest"])).x
     for offset in range(3):  # examples of 12 bytes, so that slices of the mapping lie anywhere
-        for batch in handlers._Batches(x[offset:], [], 7, "cpu"):
+        for batch in networks.Batches(x[offset:], [], 7, "cpu"):
             assert batch.data_ptr() % 64 == 0
             assert not np.shares_memory(batch.numpy(), x)
 
@@ -472,7 +472,7 @@ def test_a_hello_says_policies_environment_catalog_and_kinds(context):
     assert names == list(ARCHITECTURES)
     assert hello["plugins"] == []
     assert hello["provides"] == {"onnxruntime": version("onnxruntime")}
-    assert hello["kinds"] == {"evaluation": False, "ingestion": False}
+    assert hello["kinds"] == {"evaluation": False, "ingestion": False, "training": True}
 
 
 # Ingestions

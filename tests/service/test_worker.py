@@ -16,8 +16,8 @@ from sqlalchemy.exc import OperationalError
 from checkpoints.store import LocalStore
 from service.db.connection import open_database, reading, writing
 from service.db.migrations import upgrade
-from service.db.tables import jobs, meta, workers
-from service.jobs import queue
+from service.db.tables import jobs, lineages, meta, workers
+from service.jobs import queue, saving
 from service.jobs import worker as worker_module
 from service.jobs.doorbell import open_doorbell
 from service.jobs.engines import ChildOptions, EngineError
@@ -98,6 +98,20 @@ class Site:
             )
         self.doorbell.ring("work")
         return job.id
+
+    def submit_training(self, name="it", *, epochs=1, **payload):
+        given = {"name": name, "epochs": epochs, "monitor": "loss", "overlap": None}
+        return self.submit("training", **{**given, **payload})
+
+    def resume(self, job_id):
+        with writing(self.database) as db:
+            queue.resume(db, job_id, now=time.time())
+        self.doorbell.ring("work")
+
+    def lineage(self, job_id):
+        with reading(self.database) as db:
+            query = select(lineages.c.digest, lineages.c.epoch).where(lineages.c.job_id == job_id)
+            return dict(db.execute(query).all())
 
     def job(self, job_id):
         with reading(self.database) as db:
@@ -255,8 +269,8 @@ def test_a_job_for_a_device_that_the_worker_lacks_waits(site):
 
 def test_trainings_never_take_the_last_free_child_of_several(site):
     with site.worker(children=2):
-        trainings = [site.submit("training", end="sleep", seconds=1.0) for _ in range(2)]
-        site.until_running(trainings[0])
+        trainings = [site.submit_training(name, epochs=5, pause_s=0.2) for name in "ab"]
+        site.until(trainings[0], lambda job: job.saved is not None)
         assert site.until(site.submit()).state == State.SUCCEEDED
         assert site.job(trainings[1]).state == State.QUEUED
         assert site.until(trainings[1]).state == State.SUCCEEDED
@@ -265,7 +279,127 @@ def test_trainings_never_take_the_last_free_child_of_several(site):
 
 def test_an_only_child_takes_trainings(site):
     with site.worker(children=1):
-        assert site.until(site.submit("training")).state == State.SUCCEEDED
+        assert site.until(site.submit_training()).state == State.SUCCEEDED
+
+
+# Trainings
+
+
+def test_a_training_ends_with_its_history_and_two_checkpoints_and_leaves_no_file(site):
+    with site.worker():
+        job = site.until(site.submit_training(epochs=4, best=2))
+    result = job.result
+    assert [row["epoch"] for row in result["history"]] == [1, 2, 3, 4]
+    assert result["best"] == {"epoch": 2, "metric": "loss", "value": 0.5}
+    assert result["stopped"] == {"reason": "completed", "epoch": 4}
+    for name, epoch in (("checkpoint", 2), ("last_checkpoint", 4)):
+        assert site.store.path(result[name]).read_text() == f"epoch {epoch} of it"
+    assert site.lineage(job.id) == {result["checkpoint"]: 2, result["last_checkpoint"]: 4}
+    assert site.uploads() == []
+
+
+def test_a_training_lives_through_more_crashes_than_the_limit_if_it_gets_on(site):
+    with site.worker(crash_limit=2):
+        job = site.until(site.submit_training(epochs=6, crash_after=[1, 2, 3, 4, 5]))
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 6)
+    assert [row["epoch"] for row in job.result["history"]] == [1, 2, 3, 4, 5, 6]
+    assert site.uploads() == []
+
+
+def test_a_training_that_crashes_without_getting_on_fails_and_keeps_what_it_has(site):
+    with site.worker(crash_limit=2):
+        job = site.until(site.submit_training(epochs=6, crash_after=[2], end="crash later"))
+    assert (job.state, job.reason, job.crashes) == (State.FAILED, "crashed", 2)
+    assert [row["epoch"] for row in job.result["history"]] == [1, 2]
+    assert job.result["stopped"] == {"reason": "crashed", "epoch": 2}
+    assert site.store.path(job.result["checkpoint"]).read_text() == "epoch 2 of it"
+
+
+def test_a_cancelled_training_keeps_its_best_checkpoint_and_can_be_resumed(site):
+    with site.worker():
+        job_id = site.submit_training(epochs=50, best=1, pause_s=0.1)
+        site.until(job_id, lambda job: job.saved and job.saved["epoch"] >= 2)
+        asked = time.monotonic()
+        site.cancel(job_id)
+        job = site.until(job_id)
+        assert time.monotonic() - asked < 5
+        assert job.state == State.CANCELLED
+        assert job.result["stopped"] == {"reason": "cancelled", "epoch": job.saved["epoch"]}
+        assert site.store.path(job.result["checkpoint"]).read_text() == "epoch 1 of it"
+        site.until_uploads(saving.files(job.saved))
+        done = job.saved["epoch"]
+        site.change(job_id, payload={**job.payload, "pause_s": 0.0, "epochs": done + 2})
+        site.resume(job_id)
+        job = site.until(job_id)
+    assert job.state == State.SUCCEEDED
+    assert [row["epoch"] for row in job.result["history"]] == list(range(1, done + 3))
+    assert site.uploads() == []
+
+
+def test_a_training_that_diverged_fails_with_what_came_before(site):
+    with site.worker():
+        job = site.until(site.submit_training(epochs=9, diverge_after=3))
+    assert (job.state, job.reason) == (State.FAILED, "diverged")
+    assert job.error == {"detail": "the loss was not finite", "pointer": "/optimizer/lr"}
+    assert job.result["stopped"] == {"reason": "diverged", "epoch": 3}
+    assert job.result["best"]["epoch"] == 3
+
+
+def test_a_training_without_a_stored_epoch_fails_without_a_result(site):
+    with site.worker(crash_limit=1):
+        job = site.until(site.submit_training(end="crash"))
+    assert (job.state, job.reason, job.result) == (State.FAILED, "crashed", None)
+
+
+def test_a_training_that_its_worker_gives_up_goes_on_where_it_was(site):
+    with site.worker():
+        job_id = site.submit_training(epochs=8, pause_s=0.1)
+        site.until(job_id, lambda job: job.saved and job.saved["epoch"] >= 2)
+    job = site.job(job_id)
+    assert (job.state, job.crashes) == (State.QUEUED, 0)
+    with site.worker():
+        job = site.until(job_id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+    assert [row["epoch"] for row in job.result["history"]] == list(range(1, 9))
+
+
+def test_epochs_that_the_database_could_not_take_are_written_once_it_can(site, monkeypatch):
+    failures = []
+    original = saving.record
+
+    def record(*arguments, **named):
+        if len(failures) < 3:
+            failures.append(None)
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(saving, "record", record)
+    with site.worker():
+        job = site.until(site.submit_training(epochs=5, crash_after=[2]))
+    assert len(failures) == 3
+    assert job.state == State.SUCCEEDED
+    assert [row["epoch"] for row in job.result["history"]] == [1, 2, 3, 4, 5]
+    assert site.uploads() == []
+
+
+def test_a_dead_workers_training_is_taken_over_where_it_was(site):
+    with site.worker():
+        job_id = site.submit_training(epochs=6, crash_after=[3])
+        job = site.until(job_id)
+    before = job.saved
+    site.change(
+        job_id,
+        state="running",
+        attempt=job.attempt + 1,
+        saved={**before, "epoch": 3},
+        lease_expires_at=time.time() - 1,
+        crashes=2,
+    )
+    with site.worker(crash_limit=3):
+        job = site.until(job_id)
+    assert (job.state, job.reason) == (State.FAILED, "crashed")
+    assert job.result["stopped"]["reason"] == "crashed"
+    assert job.result["checkpoint"] is None  # its files went when it had succeeded before
 
 
 # Ingestions
