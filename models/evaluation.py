@@ -56,6 +56,7 @@ def evaluate(
         order: for each class, its index among the network's; None where they are in the same
             order. The logits are put into the order of ``classes`` before anything is computed
             from them, and a warning says so; one output of a binary task is negated.
+        metrics_only: see `score`.
         progress: called after each batch with the number of examples done.
 
     Raises:
@@ -81,6 +82,7 @@ def evaluate(
         threshold=threshold,
         groups=groups,
         level=level,
+        metrics_only=metrics_only,
     )
     warnings = report.warnings if order is None else [*report.warnings, REORDERED]
     return replace(report, forward_s=forward_s, warnings=warnings)

@@ -111,7 +111,9 @@ class Resident:
     def epoch(self, order: Tensor, sizes: Sequence[int]) -> Iterator[Batch]:
         """See `Source.epoch`."""
         for indices in torch.split(order.to(self._device), list(sizes)):
-            yield Batch(self._x[indices], self._y[indices], indices)
+            # half the time of indexing with brackets
+            x, y = self._x.index_select(0, indices), self._y.index_select(0, indices)
+            yield Batch(x, y, indices)
 
 
 class Streamed:

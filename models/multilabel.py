@@ -8,7 +8,7 @@ those that scikit-learn gives for indicator matrices.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,6 +83,7 @@ def report(
     threshold: float | None,
     groups: Groups,
     level: float,
+    metrics_only: bool,
 ) -> EvaluationReport:
     """Compute everything from logits and targets that are checked.
 
@@ -93,6 +94,7 @@ def report(
         threshold: None is 0.5.
         groups: see `models.evaluation.evaluate`.
         level: confidence of the intervals, in (0, 1).
+        metrics_only: see `models.scoring.score`.
 
     Raises:
         EvaluationError: group codes of the wrong length, type or range.
@@ -106,14 +108,23 @@ def report(
         predicted=predicted.sum(axis=0, dtype=np.int64),
         support=true.sum(axis=0, dtype=np.int64),
     )
-    warnings = sections.empty_divisions(by_label, classes, left_out=False)
-    return EvaluationReport(
+    brief = EvaluationReport.brief(
         metrics={
             "loss": float(examined.loss.sum() / len(true)),
             "accuracy": float(correct.sum() / len(true)),
             **metrics.macro(by_label, everywhere=True).to_json(),
         },
         averaging="macro",
+        level=level,
+        logits=logits,
+        predicted=predicted,
+        confidence=examined.confidence.astype(np.float32),
+    )
+    if metrics_only:
+        return brief
+    warnings = sections.empty_divisions(by_label, classes, left_out=False)
+    return replace(
+        brief,
         averages=sections.averages(by_label, everywhere=True),
         per_class=sections.per_class(by_label, classes),
         per_group=sections.per_group(
@@ -123,7 +134,6 @@ def report(
             lambda codes, values: _by_value(codes, values, predicted, true),
             warnings,
         ),
-        confusion_matrix=None,
         scores=_scores(logits, examined, true, by_label, classes, warnings),
         intervals=sections.intervals(
             examined.loss,
@@ -132,14 +142,8 @@ def report(
             level=level,
             warnings=warnings,
         ),
-        level=level,
         warnings=warnings,
-        logits=logits,
         logits_sha256=sections.logits_digest(logits),
-        predicted=predicted,
-        confidence=examined.confidence.astype(np.float32),
-        forward_s=0.0,
-        metrics_s=0.0,
     )
 
 

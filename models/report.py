@@ -70,6 +70,37 @@ class EvaluationReport:
     forward_s: float
     metrics_s: float
 
+    @classmethod
+    def brief(
+        cls,
+        *,
+        metrics: dict[str, float],
+        averaging: str,
+        level: float,
+        logits: Logits,
+        predicted: Integers | Indicators,
+        confidence: np.ndarray[Any, np.dtype[np.float32]],
+    ) -> EvaluationReport:
+        """One of which everything else is empty."""
+        return cls(
+            metrics=metrics,
+            averaging=averaging,
+            averages={},
+            per_class=[],
+            per_group=[],
+            confusion_matrix=None,
+            scores={},
+            intervals={},
+            level=level,
+            warnings=[],
+            logits=logits,
+            logits_sha256="",
+            predicted=predicted,
+            confidence=confidence,
+            forward_s=0.0,
+            metrics_s=0.0,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What the HTTP contract calls an evaluation's result, as far as it is computed here."""
         return {

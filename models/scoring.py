@@ -35,8 +35,13 @@ def score(
     threshold: float | None,
     groups: Groups | None = None,
     level: float = 0.95,
+    metrics_only: bool = False,
 ) -> EvaluationReport:
     """Compute everything from float32 logits ``(N, outputs)``; the rest is as for `evaluate`.
+
+    Args:
+        metrics_only: leave empty all of the report but ``metrics``, ``averaging`` and what there
+            is for each example. A training judges every epoch so.
 
     Raises:
         EvaluationError: targets or group codes of the wrong length, type or range; a threshold or
@@ -59,6 +64,7 @@ def score(
             threshold=threshold,
             groups=groups or {},
             level=level,
+            metrics_only=metrics_only,
         )
         if task == "multilabel"
         else _single_label(
@@ -69,6 +75,7 @@ def score(
             threshold=threshold,
             groups=groups or {},
             level=level,
+            metrics_only=metrics_only,
         )
     )
     return replace(report, metrics_s=time.perf_counter() - started)
@@ -89,6 +96,7 @@ def _single_label(
     threshold: float | None,
     groups: Groups,
     level: float,
+    metrics_only: bool,
 ) -> EvaluationReport:
     """Of a multiclass task (``positive`` is None) or a binary one."""
     if threshold is None and logits.shape[1] == 1:
@@ -97,6 +105,20 @@ def _single_label(
     examined = metrics.examine(logits, targets, positive=positive, threshold=threshold)
     correct = examined.predicted == targets
     by_class = metrics.counts(examined.predicted, targets, cells=len(classes))
+    brief = EvaluationReport.brief(
+        metrics={
+            "loss": float(examined.loss.sum() / len(targets)),
+            "accuracy": float(correct.sum() / len(targets)),
+            **_main(by_class, positive).to_json(),
+        },
+        averaging="macro" if positive is None else "binary",
+        level=level,
+        logits=logits,
+        predicted=examined.predicted,
+        confidence=examined.confidence.astype(np.float32),
+    )
+    if metrics_only:
+        return brief
     warnings = sections.empty_divisions(by_class, classes, left_out=positive is None)
     if unclear:
         warnings.append(
@@ -118,13 +140,8 @@ def _single_label(
             examined.predicted, targets, positive=positive, level=level
         )
 
-    return EvaluationReport(
-        metrics={
-            "loss": float(examined.loss.sum() / len(targets)),
-            "accuracy": float(correct.sum() / len(targets)),
-            **_main(by_class, positive).to_json(),
-        },
-        averaging="macro" if positive is None else "binary",
+    return replace(
+        brief,
         averages=sections.averages(by_class),
         per_class=sections.per_class(by_class, classes),
         per_group=sections.per_group(groups, examined.loss, correct, judge, warnings),
@@ -133,14 +150,8 @@ def _single_label(
         intervals=sections.intervals(
             examined.loss, correct, resampled, level=level, warnings=warnings
         ),
-        level=level,
         warnings=warnings,
-        logits=logits,
         logits_sha256=sections.logits_digest(logits),
-        predicted=examined.predicted,
-        confidence=examined.confidence.astype(np.float32),
-        forward_s=0.0,
-        metrics_s=0.0,
     )
 
 

@@ -7,6 +7,7 @@ the same bytes as one that never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -16,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from models import feeding
 from models.augmentations import Augmentation, Mixing, batches
-from models.losses.functions import Loss
+from models.losses.functions import Loss, Total
 from models.optimization.schedules import Schedule
 from models.optimization.stopping import Best, EarlyStopping
 from models.report import EvaluationError
@@ -217,8 +218,11 @@ def _epoch(
     """Every example once; returns the mean loss and the mean norm of the gradients."""
     model, optimizer = trainee.model, trainee.optimizer
     model.train()
-    torch.manual_seed(derived_seed("dropout", recipe.seed, epoch))
     kind = torch.device(device).type
+    _seed(derived_seed("dropout", recipe.seed, epoch), kind)
+    precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if recipe.precision == "bfloat16":
+        precision = torch.autocast(kind, torch.bfloat16)
     mixing = any(isinstance(one, Mixing) for one in recipe.augmentations)
     learned = [one for group in optimizer.param_groups for one in group["params"]]
     sums = _Sums(epoch)
@@ -237,23 +241,36 @@ def _epoch(
         x = elementwise.apply(source.transforms, x)
         if kind == "cuda" and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with precision:
             logits = _forward(model, x)
         total = recipe.loss(logits.float(), y)
-        # a batch whose classes all weigh nothing teaches nothing
-        mean = total.loss / total.weight.clamp_min(torch.finfo(torch.float32).tiny)
-        optimizer.zero_grad()
-        mean.backward()  # type: ignore[no-untyped-call]
+        for one in learned:
+            one.grad = None  # what zero_grad does, in a tenth of the time
+        _mean(total).backward()  # type: ignore[no-untyped-call]
         gradients = [one.grad for one in learned if one.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if recipe.gradient_clip_norm is not None:
             clip_grads_with_norm_(learned, recipe.gradient_clip_norm, norm)
         optimizer.step()
         trainee.schedule.after_step()
-        sums.add(total.loss.detach(), total.weight, norm)
+        sums.add(total, norm)
         done += len(indices)
         progress(done)
     return sums.means()
+
+
+def _seed(seed: int, kind: str) -> None:
+    """What `torch.manual_seed` does for the devices in use; it takes a millisecond for the rest."""
+    torch.default_generator.manual_seed(seed)
+    if kind == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _mean(total: Total) -> Tensor:
+    if isinstance(total.weight, int):
+        return total.loss / total.weight
+    # a batch whose classes all weigh nothing teaches nothing
+    return total.loss / total.weight.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _forward(model: nn.Module, x: Tensor) -> Tensor:
@@ -274,14 +291,16 @@ class _Sums:
 
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
-        self._seen: list[Tensor] = []
+        self._seen: list[Tensor] = []  # losses, and after each the norm of its gradients
+        self._weights: list[Any] = []
         self._steps = 0
         self._loss = self._weight = self._norm = 0.0
 
-    def add(self, loss: Tensor, weight: Tensor, norm: Tensor) -> None:
+    def add(self, total: Total, norm: Tensor) -> None:
         """One step; Diverged if one since the last look was not finite."""
-        self._seen.append(torch.stack((loss, weight, norm)))
-        if len(self._seen) == _LOOK_STEPS:
+        self._seen += (total.loss.detach(), norm)
+        self._weights.append(total.weight)
+        if len(self._weights) == _LOOK_STEPS:
             self._look()
 
     def means(self) -> tuple[float, float]:
@@ -290,13 +309,16 @@ class _Sums:
         return self._loss / self._weight if self._weight else 0.0, self._norm / self._steps
 
     def _look(self) -> None:
-        if not self._seen:
+        if not self._weights:
             return
-        for loss, weight, norm in torch.stack(self._seen).tolist():
+        seen = torch.stack(self._seen).tolist()
+        if isinstance(self._weights[0], Tensor):
+            self._weights = torch.stack(self._weights).tolist()
+        for loss, norm, weight in zip(seen[::2], seen[1::2], self._weights, strict=True):
             self._steps += 1
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise Diverged(self._epoch, self._steps)
             self._loss += loss
             self._weight += weight
             self._norm += norm
-        self._seen.clear()
+        self._seen, self._weights = [], []

@@ -19,10 +19,10 @@ from models.spec import Component
 
 
 class Total(NamedTuple):
-    """Of a batch: scalars, float32."""
+    """Of a batch: a scalar, float32, and what it is divided by for a mean."""
 
     loss: Tensor
-    weight: Tensor
+    weight: Tensor | int
 
 
 class Loss(Protocol):
@@ -93,7 +93,7 @@ class SoftmaxLoss:
         )
         if self._weights is not None and not targets.is_floating_point():
             return Total(total, self._weights[targets].sum())
-        return Total(total, torch.full_like(total, len(logits)))
+        return Total(total, len(logits))
 
     def probabilities(self, targets: Tensor) -> Tensor:
         """See `Loss`."""
@@ -118,7 +118,7 @@ class SigmoidLoss:
         total = functional.binary_cross_entropy_with_logits(
             logits, self.probabilities(targets), pos_weight=self._weights, reduction="sum"
         )
-        return Total(total, torch.full_like(total, logits.numel()))
+        return Total(total, logits.numel())
 
     def probabilities(self, targets: Tensor) -> Tensor:
         """See `Loss`."""
@@ -158,7 +158,7 @@ class FocalLoss:
         if self._weights is not None:
             each = each * self._weights
         total = each.sum()
-        return Total(total, torch.full_like(total, count))
+        return Total(total, count)
 
     def _focused(self, log_p: Tensor) -> Tensor:
         # p just below 1 rounds to it, where a power below 1 has no finite gradient

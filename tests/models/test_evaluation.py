@@ -355,6 +355,27 @@ def test_equal_logits_give_an_equal_report():
     assert first.logits_sha256 == hashlib.sha256(logits.tobytes()).hexdigest()
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("task", "classes", "outputs"),
+    [("multiclass", 7, 7), ("binary", 2, 2), ("binary", 2, 1), ("multilabel", 4, 4)],
+)
+def test_metrics_alone_are_those_of_the_whole_report_to_the_last_bit(seed, task, classes, outputs):
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(130, outputs)).astype(np.float32)
+    targets = random.integers(0, classes, 130)
+    if task == "multilabel":
+        targets = random.integers(0, 2, (130, classes))
+    for threshold in (None, 0.3) if task != "multiclass" else (None,):
+        options = {"task": task, "threshold": threshold}
+        whole = judge(logits, targets, classes, **options)
+        alone = judge(logits, targets, classes, metrics_only=True, **options)
+        assert alone.metrics == whole.metrics
+        assert alone.averaging == whole.averaging
+        np.testing.assert_array_equal(alone.predicted, whole.predicted)
+        assert (alone.warnings, alone.scores, alone.per_class) == ([], {}, [])
+
+
 def test_the_level_is_that_of_every_interval():
     logits, targets = drawn(4, count=90, classes=3)
     wide, narrow = judge(logits, targets, 3, level=0.99), judge(logits, targets, 3, level=0.5)
