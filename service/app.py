@@ -13,7 +13,9 @@ from service.api import (
     observability,
     parsing,
     replies,
+    sweeps,
     system,
+    trainings,
 )
 from service.api.blueprint import make_api
 from service.jobs.watcher import Watcher
@@ -25,6 +27,8 @@ BLUEPRINTS = (
     checkpoints.blueprint,
     datasets.blueprint,
     datasets.ingestions,
+    trainings.blueprint,
+    sweeps.blueprint,
     jobs.blueprint,
     system.blueprint,
 )

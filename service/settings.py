@@ -130,6 +130,20 @@ class Settings:
         "Memory that an ONNX network may take while it is evaluated; beyond it the job fails.",
         low=2**26,
     )
+    overlap_fraction: float = _setting(
+        0.01,
+        "Share of a validation dataset that the training dataset may have too.",
+        low=0,
+        high=1,
+    )
+    training_memory_bytes: int = _setting(
+        8 * 2**30,
+        "What the weights, gradients and batches of a training may take; more is refused.",
+        low=2**20,
+    )
+    training_examples: int = _setting(
+        10**10, "Most examples that a training may go through, all epochs together.", low=1
+    )
     resident_bytes: int = _setting(
         8 * 2**30,
         "Up to which a dataset is held where it is trained on; a larger one is read as it goes.",

@@ -60,7 +60,7 @@ def cancel_job(query: dict[str, Any], job_id: str) -> tuple[dict[str, Any], int,
     200,
     {"type": "string"},
     content_type="text/event-stream",
-    description="Server-sent events: state, progress, end.",
+    description="Server-sent events: state, progress, epoch, end.",
 )
 @blueprint.alt_response(204, description="It ended, and no event is newer: do not resume.")
 def stream_events(job_id: str) -> Response:

@@ -202,9 +202,7 @@ class StrictParser(FlaskParser):
             ((name, inner),) = messages.items()
             if name in self.__location_map__ and isinstance(inner, dict):
                 messages = inner
-        known = ", ".join(one.data_key or name for name, one in schema.fields.items())
-        words = {**WORDS, UNKNOWN: f"is unknown; known: {known}" if known else "is unknown here"}
-        error.messages = _in_words(messages, words)
+        error.messages = in_words(messages, schema)
         super().handle_error(error, req, schema, **options)
 
     def _remember(self, values: Mapping[str, Any], schema: ma.Schema) -> Mapping[str, Any]:
@@ -242,11 +240,18 @@ EXAMPLES = (
 )
 
 
-def _in_words(messages: Any, words: Mapping[str, str]) -> Any:
+def in_words(messages: Any, schema: ma.Schema) -> Any:
+    """Marshmallow's messages about what a schema was to load, in our sentences."""
+    known = ", ".join(one.data_key or name for name, one in schema.fields.items())
+    words = {**WORDS, UNKNOWN: f"is unknown; known: {known}" if known else "is unknown here"}
+    return _replaced(messages, words)
+
+
+def _replaced(messages: Any, words: Mapping[str, str]) -> Any:
     if isinstance(messages, dict):
-        return {name: _in_words(inner, words) for name, inner in messages.items()}
+        return {name: _replaced(inner, words) for name, inner in messages.items()}
     if isinstance(messages, list):
-        return [_in_words(one, words) for one in messages]
+        return [_replaced(one, words) for one in messages]
     return words.get(messages, messages)
 
 

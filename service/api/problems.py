@@ -192,24 +192,27 @@ def _of_http(error: HTTPException) -> dict[str, Any]:
         return problem(entry, f"this resource answers to {methods}")
     messages = getattr(error, "data", {}).get("messages")
     if messages:
-        pointers = _pointers(messages)
+        pointers = pointers_of(messages)
         detail = "; ".join(f"{where or '/'}: {what}" for where, what in pointers[:5])
         return problem(entry if status != 422 else INVALID, detail, pointers)
     return problem(entry, (error.description or entry.title) if status < 500 else entry.title)
 
 
-def _pointers(messages: Any, path: str = "") -> list[tuple[str, str]]:
-    """Marshmallow's nested messages as pointers; its ``_schema`` level is the object itself."""
+def pointers_of(messages: Any, path: str = "") -> list[tuple[str, str]]:
+    """Marshmallow's nested messages, each with the pointer of its field.
+
+    Its ``_schema`` level is the object itself.
+    """
     if isinstance(messages, dict):
         found = []
         for name, inner in messages.items():
             # A message about a whole object, or about a mapping's key or value, has no own level.
             flat = name == "_schema" or (name in ("key", "value") and isinstance(inner, list))
             escaped = str(name).replace("~", "~0").replace("/", "~1")
-            found += _pointers(inner, path if flat else f"{path}/{escaped}")
+            found += pointers_of(inner, path if flat else f"{path}/{escaped}")
         return found
     if isinstance(messages, list):
-        return [one for inner in messages for one in _pointers(inner, path)]
+        return [one for inner in messages for one in pointers_of(inner, path)]
     return [(path, str(messages))]
 
 

@@ -59,6 +59,83 @@ class JobPage(Schema):
     next = fields.String(allow_none=True, required=True)
 
 
+EPOCH_COLUMNS = (
+    "epoch",
+    "train_loss",
+    "loss",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "lr",
+    "gradient_norm",
+    "duration_s",
+)
+
+
+class EpochSchema(Schema):
+    """One epoch of a training; metrics are those of the validation dataset."""
+
+    epoch = fields.Integer()
+    train_loss = fields.Float(
+        metadata={
+            "description": "Mean of the training loss, with dropout, augmentation, smoothing and "
+            "weights: not to be compared with loss."
+        }
+    )
+    loss = fields.Float()
+    accuracy = fields.Float()
+    precision = fields.Float()
+    recall = fields.Float()
+    f1 = fields.Float()
+    train_metrics = fields.Dict(
+        metadata={"description": "Of the training dataset without anything random, if asked for."}
+    )
+    lr = fields.Float(metadata={"description": "Of the epoch's first step."})
+    gradient_norm = fields.Float(metadata={"description": "Mean over its steps, not clipped."})
+    duration_s = fields.Float(metadata={"description": "With validation."})
+
+
+class HistorySchema(Schema):
+    """The epochs of a training that are stored."""
+
+    items = fields.List(fields.Nested(EpochSchema), required=True)
+
+
+class SweepSchema(Schema):
+    """Trainings over a grid."""
+
+    id = fields.String(required=True)
+    labels = fields.Dict(keys=fields.String(), values=fields.String())
+    grid = fields.Dict(metadata={"description": "Values by JSON pointer into the base."})
+    states = fields.Dict(metadata={"description": "How many trainings are in each state."})
+    base = fields.Dict(metadata={"description": "Not in lists, as all that follows."})
+    metric = fields.String(
+        allow_none=True, metadata={"description": "Monitored by all; null if they differ."}
+    )
+    trainings = fields.List(
+        fields.Dict(),
+        metadata={
+            "description": "id, point, state, reason, metric, epochs, best {epoch, value}, "
+            "checkpoint and curve (the metric of each epoch) of each."
+        },
+    )
+    best = fields.Dict(
+        allow_none=True,
+        metadata={"description": "training, point, epoch, value, checkpoint."},
+    )
+    created_at = time("When it was asked for.")
+    created_by = fields.String()
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class SweepPage(Schema):
+    """One page of sweeps."""
+
+    items = fields.List(fields.Nested(SweepSchema), required=True)
+    next = fields.String(allow_none=True, required=True)
+
+
 class CheckpointSchema(Schema):
     """A stored checkpoint."""
 
@@ -83,6 +160,13 @@ class CheckpointSchema(Schema):
     adjustments = fields.List(fields.String())
     assumed = fields.List(fields.String())
     warnings = fields.List(fields.String())
+    lineage = fields.Dict(
+        allow_none=True,
+        metadata={
+            "description": "trainings, and of the first of them spec_digest, epoch, dataset and "
+            "validation_dataset; null for weights from elsewhere."
+        },
+    )
     labels = fields.Dict(keys=fields.String(), values=fields.String())
     created_at = time("When it was first uploaded.")
     created_by = fields.String()

@@ -19,7 +19,7 @@ from service.api.fields import (
     Text,
 )
 from service.jobs.lifecycle import State
-from service.operations.jobs import METRIC_SORTS
+from service.operations.jobs import COLLECTIONS, METRIC_SORTS
 from service.operations.listing import Page
 
 DIGEST_WORDS = "must be 64 lower-case hex digits"
@@ -82,7 +82,7 @@ class PageQuery(Schema):
 class JobsQuery(PageQuery):
     """Filters of ``GET /v1/jobs``."""
 
-    kind = Text(validate=validate.OneOf(["evaluation", "ingestion"]))
+    kind = Text(validate=validate.OneOf(list(COLLECTIONS)))
     state = Text(validate=validate.OneOf([str(state) for state in State]))
     created_by = Text(validate=validate.Length(max=128))
 
@@ -104,6 +104,27 @@ class EvaluationsQuery(IngestionsQuery):
     dataset = Text(
         validate=validate.Length(max=160), metadata={"description": "NAME or NAME@VERSION."}
     )
+
+
+class TrainingsQuery(IngestionsQuery):
+    """Filters of ``GET /v1/trainings``."""
+
+    architecture = Text(validate=validate.Length(max=128))
+    dataset = Text(
+        validate=validate.Length(max=160), metadata={"description": "NAME or NAME@VERSION."}
+    )
+
+
+class HistoryQuery(Schema):
+    """How the epochs of a training are shown."""
+
+    format = Text(load_default="json", validate=validate.OneOf(["json", "csv"]))
+
+
+class SweepQuery(Schema):
+    """How a sweep is shown."""
+
+    format = Text(load_default="json", validate=validate.OneOf(["json", "markdown"]))
 
 
 class CheckpointsQuery(PageQuery):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # which optimizers import at their first step: here children inherit it
 from torch import Tensor, nn
 
 from checkpoints.fitting import check_fit, output_order

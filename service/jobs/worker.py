@@ -144,6 +144,7 @@ class Worker:
                     if "error" in one:
                         _log.warning("plugin_failed", **one)
             self._hello = message
+            self._look_at = 0.0  # a slot has become free
             return
         held = self._held.get(message["id"])
         if held is None or held.job.attempt != message["attempt"]:

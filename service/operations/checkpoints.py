@@ -16,7 +16,7 @@ from checkpoints.store import Draft
 from models.canonical import digest as digest_of
 from models.spec import Component
 from service.db.connection import lock_database, reading, upsert, writing
-from service.db.tables import checkpoint_sources, checkpoints
+from service.db.tables import checkpoint_sources, checkpoints, jobs, lineages
 from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
 from service.operations import constants, workers
 from service.operations.errors import Conflict, NotFound, Unavailable
@@ -221,12 +221,35 @@ def _bodies(
     if source_sha256 is not None:
         order.insert(0, sources.source_sha256 != source_sha256)
     found: dict[str, dict[str, Any]] = {}
+    known = _lineages(db, digests)
     for row in db.execute(query.where(checkpoints.c.digest.in_(digests)).order_by(*order)):
-        found.setdefault(row.digest, _body(row))
+        found.setdefault(row.digest, _body(row, known.get(row.digest)))
     return [found[digest] for digest in digests if digest in found]
 
 
-def _body(row: Row[Any]) -> dict[str, Any]:
+def _lineages(db: Connection, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The trainings that made these checkpoints, and what the first of each was told."""
+    told = ("spec_digest", "dataset", "validation_dataset")
+    query = (
+        select(
+            lineages.c.digest,
+            lineages.c.job_id,
+            lineages.c.epoch,
+            *(jobs.c.payload[name].as_string().label(name) for name in told),
+        )
+        .join_from(lineages, jobs, lineages.c.job_id == jobs.c.id)
+        .where(lineages.c.digest.in_(digests))
+        .order_by(jobs.c.created_at, jobs.c.id)
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for row in db.execute(query):
+        first = {name: getattr(row, name) for name in (*told, "epoch")}
+        lineage = found.setdefault(row.digest, {"trainings": [], **first})
+        lineage["trainings"].append(row.job_id)
+    return found
+
+
+def _body(row: Row[Any], lineage: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "digest": row.digest,
         "source_sha256": row.source_sha256,
@@ -235,6 +258,7 @@ def _body(row: Row[Any]) -> dict[str, Any]:
         **row.manifest,
         **row.details,
         "adjustments": row.adjustments,
+        "lineage": lineage,
         "labels": row.labels,
         "created_at": timestamp(row.created_at),
         "created_by": row.created_by,

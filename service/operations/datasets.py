@@ -15,6 +15,7 @@ from models.canonical import digest as digest_of
 from models.datasets import kinds
 from models.datasets.sniffing import HEAD_BYTES, sniff
 from models.spec import NAME_PATTERN, DatasetSpec, SpecError
+from models.transforms import Column, ExampleType
 from service.db.connection import lock_database, reading, writing
 from service.db.tables import datasets
 from service.jobs import queue
@@ -238,6 +239,29 @@ def resolve(db: Connection, ref: str) -> Row[Any]:
             "exists only once its ingestion succeeded"
         )
     return row
+
+
+def named(db: Connection, ref: str, *, pointer: str) -> Row[Any]:
+    """The dataset version that a field of a request names, or SpecError."""
+    try:
+        return resolve(db, ref)
+    except NotFound as error:
+        raise SpecError(error.detail, pointer=pointer) from None
+
+
+def example(row: Row[Any]) -> ExampleType:
+    """One example of a dataset before any transform."""
+    given, listed = row.details["input"], row.details.get("columns")
+    columns = listed and tuple(
+        Column(name=one["name"], text=one["kind"] == "text", missing=one["missing"] > 0)
+        for one in listed
+    )
+    return ExampleType(
+        shape=tuple(given["shape"]),
+        dtype=given["dtype"],
+        columns=columns,
+        vocabulary=given.get("vocabulary"),
+    )
 
 
 def get(services: Services, ref: str, *, caller: Caller) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from checkpoints.manifest import Manifest
 from models import catalog, chains
 from models.evaluation_key import evaluation_key
 from models.onnx import ARCHITECTURE as ONNX
-from models.onnx import DISTRIBUTION, INSTALL
+from models.onnx import DISTRIBUTION
 from models.spec import Component, EvaluationSpec, SpecError
-from models.transforms import Column, ExampleType
 from service.db.connection import reading, writing
 from service.db.tables import jobs
 from service.jobs import queue
@@ -124,7 +123,7 @@ def verify(services: Services, job_id: str, *, caller: Caller) -> queue.Job:
 def check_dataset(services: Services, ref: str) -> None:
     """Raise SpecError if a request's dataset does not exist."""
     with reading(services.database) as db:
-        _dataset(db, ref)
+        datasets.named(db, ref, pointer="/dataset")
 
 
 def check(services: Services, spec: EvaluationSpec, manifest: Manifest) -> None:
@@ -145,25 +144,10 @@ def _settled(
     workers.publish_added(db, now)
     _check_offered(manifest)
     payload = _payload(services, db, spec, digest, manifest)
-    live = workers.live(db, now)
     onnx = manifest.architecture == ONNX
-    policies = workers.policies(live, spec.device, payload["needs"], onnx=onnx)
-    if live and not policies:
-        able = workers.able(live, payload["needs"])
-        if onnx and not able:
-            raise SpecError(f"no live worker has ONNX Runtime: {INSTALL}", pointer="/checkpoint")
-        if not able:
-            raise SpecError(
-                f"no live worker has all of {', '.join(payload['needs'])}, whose code this takes; "
-                "GET /v1/workers says what each has",
-                pointer="/checkpoint",
-            )
-        offered = {name for row in able for name in workers.published_policies(row, onnx=onnx)}
-        what = "ONNX Runtime for the device" if onnx else "the device"
-        raise SpecError(
-            f"no live worker has {what} {spec.device!r}; there are: {', '.join(sorted(offered))}",
-            pointer="/device",
-        )
+    policies = workers.policies_for(
+        db, now, spec.device, payload["needs"], onnx=onnx, pointer="/checkpoint"
+    )
     return payload, policies
 
 
@@ -177,33 +161,11 @@ def _check_offered(manifest: Manifest) -> None:
         )
 
 
-def _dataset(db: Connection, ref: str) -> Row[Any]:
-    try:
-        return datasets.resolve(db, ref)
-    except NotFound as error:
-        raise SpecError(error.detail, pointer="/dataset") from None
-
-
-def _example(dataset: Row[Any]) -> ExampleType:
-    """One example of a dataset before any transform."""
-    given, listed = dataset.details["input"], dataset.details.get("columns")
-    columns = listed and tuple(
-        Column(name=one["name"], text=one["kind"] == "text", missing=one["missing"] > 0)
-        for one in listed
-    )
-    return ExampleType(
-        shape=tuple(given["shape"]),
-        dtype=given["dtype"],
-        columns=columns,
-        vocabulary=given.get("vocabulary"),
-    )
-
-
 def _payload(
     services: Services, db: Connection, spec: EvaluationSpec, digest: str, manifest: Manifest
 ) -> dict[str, Any]:
     """All that the child needs, once it is sure that checkpoint and dataset fit each other."""
-    dataset = _dataset(db, spec.dataset)
+    dataset = datasets.named(db, spec.dataset, pointer="/dataset")
     task, name = dataset.spec["task"], f"{dataset.name}@{dataset.version}"
     if spec.threshold is not None and task == "multiclass":
         raise SpecError(
@@ -217,12 +179,12 @@ def _payload(
         dataset=name,
         task=task,
         classes=dataset.details["classes"],
-        example=_example(dataset),
+        example=datasets.example(dataset),
         transforms=components,
     )
     chains.check_prepared(
         components,
-        _example(dataset),
+        datasets.example(dataset),
         examples=dataset.details["examples"],
         most_bytes=services.settings.prepared_bytes,
         pointer="/transforms",

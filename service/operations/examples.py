@@ -65,18 +65,35 @@ def overlap(services: Services, ref: str, other: str, *, caller: Caller) -> dict
             rows.append(datasets.resolve(db, other))
         except NotFound as error:
             raise SpecError(error.detail, pointer="/with") from None
-    one, another = (_kind(row) for row in rows)
-    pictures = all(kind.startswith(("arrays", "images")) for kind in (one, another))
-    if one != another and not (pictures and "images of any size" in (one, another)):
+    if not _comparable(rows):
         raise Conflict(
-            f"no example can be in both: {rows[0].name}@{rows[0].version} holds {one}, "
-            f"{rows[1].name}@{rows[1].version} {another}"
+            f"no example can be in both: {rows[0].name}@{rows[0].version} holds {_kind(rows[0])}, "
+            f"{rows[1].name}@{rows[1].version} {_kind(rows[1])}"
         )
     answer = _ask(services, "overlap", {}, rows, None)
     if caller.role != "admin" and any(row.spec["sealed"] for row in rows):
         answer["indices"] = None
     names = [f"{row.name}@{row.version}" for row in rows]
     return {"dataset": names[0], "with": names[1], **answer}
+
+
+def shared(services: Services, rows: list[Row[Any]]) -> dict[str, Any]:
+    """How many examples of the first of two datasets the second has too.
+
+    Returns:
+        ``examples``, ``of`` (how many the first has) and ``fraction``.
+    """
+    if not _comparable(rows):
+        return {"examples": 0, "of": rows[0].details["examples"], "fraction": 0.0}
+    answer = _ask(services, "overlap", {}, rows, None)
+    return {name: answer[name] for name in ("examples", "of", "fraction")}
+
+
+def _comparable(rows: list[Row[Any]]) -> bool:
+    """Whether an example of the one dataset can equal one of the other."""
+    one, another = (_kind(row) for row in rows)
+    pictures = all(kind.startswith(("arrays", "images")) for kind in (one, another))
+    return one == another or (pictures and "images of any size" in (one, another))
 
 
 def _kind(row: Row[Any]) -> str:

@@ -17,18 +17,28 @@ from service.operations.listing import Page, select_page
 from service.operations.services import Caller, Services
 
 # Where the resource of each kind of job lives.
-COLLECTIONS = {"evaluation": "/v1/evaluations", "ingestion": "/v1/ingestions"}
+COLLECTIONS = {
+    "evaluation": "/v1/evaluations",
+    "ingestion": "/v1/ingestions",
+    "training": "/v1/trainings",
+}
 
-# What a list shows of an evaluation's result, which whole may have megabytes.
-SUMMARY = ("metrics", "averaging")
+# What a list shows of a result that whole may have megabytes.
+SUMMARIES = {
+    "evaluation": ("metrics", "averaging"),
+    "training": ("best", "stopped", "checkpoint", "last_checkpoint"),
+}
+
+_UNLISTED = ("payload", "result", "saved")
 
 # A row of a list: a job, less what it shows nothing of.
 _LISTED = (
-    *(column for column in JOB_COLUMNS if column.name not in ("payload", "result")),
-    case((jobs.c.kind != "evaluation", jobs.c.result)).label("result"),
+    *(column for column in JOB_COLUMNS if column.name not in _UNLISTED),
+    case((jobs.c.kind.not_in(SUMMARIES), jobs.c.result)).label("result"),
     *(
-        case((jobs.c.kind == "evaluation", jobs.c.result[name])).label(f"result_{name}")
-        for name in SUMMARY
+        case((jobs.c.kind == kind, jobs.c.result[name])).label(f"result_{name}")
+        for kind, names in SUMMARIES.items()
+        for name in names
     ),
 )
 
@@ -105,6 +115,10 @@ def body(job: queue.Job, *, caller: Caller, now: float, cached: bool = False) ->
     }
     if not ended(job.state):
         links["cancel"] = f"/v1/jobs/{job.id}/cancel"
+    if job.kind == saving.KIND:
+        links["history"] = f"{location(job)}/history"
+        if job.state in (State.FAILED, State.CANCELLED):
+            links["resume"] = f"{location(job)}/resume"
     verifies = {"verifies": job.request.get("verifies")} if job.kind == "evaluation" else {}
     return {
         "id": job.id,
@@ -145,6 +159,7 @@ def search(
     state: str | None = None,
     checkpoint: str | None = None,
     dataset: str | None = None,
+    architecture: str | None = None,
     created_by: str | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """One page of jobs, each with what a table of them needs.
@@ -152,6 +167,7 @@ def search(
     Args:
         checkpoint: digest that the request names, or the first digits of it.
         dataset: ``name@version`` that the request names, or a name for all its versions.
+        architecture: that the request names.
     """
     query = select(*_LISTED)
     for column, wanted in ((jobs.c.kind, kind), (jobs.c.state, state)):
@@ -162,6 +178,8 @@ def search(
     if checkpoint is not None:
         named = jobs.c.request["checkpoint"].as_string()
         query = query.where(named.startswith(checkpoint, autoescape=True))
+    if architecture is not None:
+        query = query.where(jobs.c.request["architecture"].as_string() == architecture)
     if dataset is not None:
         named = jobs.c.request["dataset"].as_string()
         query = query.where(
@@ -180,10 +198,12 @@ def search(
 
 def _item(row: Row[Any], caller: Caller, now: float) -> dict[str, Any]:
     values = row._mapping
-    kept = {column.name: values[column.name] for column in JOB_COLUMNS if column.name != "payload"}
-    if row.kind == "evaluation" and row.state == State.SUCCEEDED:
-        kept["result"] = {name: values[f"result_{name}"] for name in SUMMARY}
-    job = queue.Job(**{**kept, "state": State(row.state), "payload": {}})
+    names = [column.name for column in JOB_COLUMNS if column.name not in _UNLISTED]
+    kept = {name: values[name] for name in ("result", *names)}
+    if row.kind in SUMMARIES:
+        found = {name: values[f"result_{name}"] for name in SUMMARIES[row.kind]}
+        kept["result"] = found if any(value is not None for value in found.values()) else None
+    job = queue.Job(**{**kept, "state": State(row.state), "payload": {}, "saved": None})
     return body(job, caller=caller, now=now)
 
 

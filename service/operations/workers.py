@@ -10,6 +10,8 @@ from sqlalchemy import Connection, select
 from checkpoints.errors import StoreError
 from models import catalog
 from models.evaluation_key import with_plugins
+from models.onnx import INSTALL
+from models.spec import SpecError
 from service.db.connection import reading
 from service.db.tables import workers
 from service.operations.jobs import timestamp
@@ -53,6 +55,38 @@ def policies(
         if policy is not None and policy not in found:
             found.append(policy)
     return found
+
+
+def policies_for(
+    db: Connection, now: float, device: str, needs: Collection[str], *, onnx: bool, pointer: str
+) -> list[dict[str, Any]]:
+    """Numeric policies under which live workers would compute a request; none if none lives.
+
+    Args:
+        pointer: of the field that names what has these needs.
+
+    Raises:
+        SpecError: workers live, and none of them can.
+    """
+    rows = live(db, now)
+    found = policies(rows, device, needs, onnx=onnx)
+    if found or not rows:
+        return found
+    fitting = able(rows, needs)
+    if onnx and not fitting:
+        raise SpecError(f"no live worker has ONNX Runtime: {INSTALL}", pointer=pointer)
+    if not fitting:
+        raise SpecError(
+            f"no live worker has all of {', '.join(needs)}, whose code this takes; GET /v1/workers "
+            "says what each has",
+            pointer=pointer,
+        )
+    offered = {name for row in fitting for name in published_policies(row, onnx=onnx)}
+    what = "ONNX Runtime for the device" if onnx else "the device"
+    raise SpecError(
+        f"no live worker has {what} {device!r}; there are: {', '.join(sorted(offered))}",
+        pointer="/device",
+    )
 
 
 def publish_added(db: Connection, now: float) -> dict[str, list[dict[str, Any]]]:

@@ -17,6 +17,11 @@ NEEDED = {
         "GET /v1/evaluations/<job_id>",
         "GET /v1/ingestions",
         "GET /v1/ingestions/<job_id>",
+        "GET /v1/trainings",
+        "GET /v1/trainings/<job_id>",
+        "GET /v1/trainings/<job_id>/history",
+        "GET /v1/sweeps",
+        "GET /v1/sweeps/<sweep_id>",
         "GET /v1/jobs",
         "GET /v1/jobs/<job_id>",
         "GET /v1/jobs/<job_id>/events",
@@ -44,7 +49,13 @@ NEEDED = {
         "POST /v1/checkpoints",
         "POST /v1/jobs/<job_id>/cancel",
     ],
-    "trainer": ["POST /v1/datasets", "POST /v1/datasets/<ref>/split"],
+    "trainer": [
+        "POST /v1/datasets",
+        "POST /v1/datasets/<ref>/split",
+        "POST /v1/trainings",
+        "POST /v1/trainings/<job_id>/resume",
+        "POST /v1/sweeps",
+    ],
     "admin": ["DELETE /v1/checkpoints/<ref>", "DELETE /v1/datasets/<ref>"],
 }
 

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import threading
 import time
 
 import numpy as np
@@ -304,11 +305,11 @@ def test_the_list_of_evaluations_pages_sorts_and_filters(client, dataset):
 
 @pytest.fixture
 def statements(services):
-    """The SQL that is run, and with what, but for the settings of a connection."""
-    run = []
+    """The SQL that this thread runs, and with what, but for the settings of a connection."""
+    run, thread = [], threading.get_ident()
 
     def keep(_connection, _cursor, statement, parameters, *_):
-        if statement.startswith("SELECT"):
+        if statement.startswith("SELECT") and threading.get_ident() == thread:
             run.append((statement, parameters))
 
     event.listen(services.database, "before_cursor_execute", keep)
