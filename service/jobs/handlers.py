@@ -31,7 +31,7 @@ from models.spec import Component, SpecError
 from models.tensorfile import TensorSource
 from models.transforms import ExampleType
 from models.verification import verified
-from service.jobs import ingestion, networks, onnxnetworks, trainings
+from service.jobs import ingestion, leakage, networks, onnxnetworks, trainings
 from service.jobs.engines import ChildOptions, Message, Task, TaskFailed
 from service.jobs.materials import Array, Materials
 from service.jobs.progress import Progress, Report
@@ -150,7 +150,7 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
                     classes=dataset.classes,
                     positive_class=payload["positive_class"],
                     threshold=payload["threshold"],
-                    groups=merged_groups(dataset.groups, least=SMALLEST_GROUP)
+                    groups=merged_groups(dataset.groups, least=leakage.SMALLEST_GROUP)
                     if payload.get("sealed")
                     else dataset.groups,
                     order=output_order(manifest, task=payload["task"], classes=dataset.classes),
@@ -184,14 +184,12 @@ def _evaluation(payload: Mapping[str, Any], context: Context, report: Report) ->
         },
         "predictions": _stored_predictions(judged, context.store),
     }
+    result["leakage"] = leakage.of(payload, dataset, judged, context.materials, result["warnings"])
     if "verifies" in payload:
         before = context.materials.predictions(payload["verifies"]["predictions"])
         result["verification"] = verified(payload["verifies"], before, judged, result)
     return result
 
-
-# Of a sealed dataset: the metrics of a slice of one example would show its label.
-SMALLEST_GROUP = 10
 
 # What the payload holds of the evaluation key.
 _KEY = (

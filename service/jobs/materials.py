@@ -55,6 +55,13 @@ class Materials:
 
         return _kept(self.datasets, digest, fetch)
 
+    def hashes(self, digest: str) -> Array | None:
+        """Those of a dataset's examples, mapped; None if it is gone. Nothing else of it is read."""
+        try:
+            return Dataset(self._store.path(digest)).hashes
+        except (MissingBlob, FileNotFoundError, TensorFileError):
+            return None
+
     def examples(
         self, digest: str, transforms: Sequence[Mapping[str, Any]], report: Report
     ) -> tuple[Array, list[Transform]]:

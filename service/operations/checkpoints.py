@@ -30,6 +30,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{8,63}")
 MANIFEST = tuple(one.name for one in fields(Manifest))
 SLACK_BYTES = 2**24
+MOST_GENERATIONS = 100
 DECLARED = ("architecture", "hyperparameters", "classes", "transforms", "key_map")
 
 
@@ -225,6 +226,50 @@ def _bodies(
     for row in db.execute(query.where(checkpoints.c.digest.in_(digests)).order_by(*order)):
         found.setdefault(row.digest, _body(row, known.get(row.digest)))
     return [found[digest] for digest in digests if digest in found]
+
+
+def lineage(db: Connection, digest: str) -> dict[str, Any]:
+    """What a checkpoint was trained on, from its first training back to where weights began.
+
+    Where several trainings made it, one whose whole past is known speaks for it.
+
+    Returns:
+        ``trained_on`` [{``dataset``, ``digest``}], ``selected_on`` (names of datasets), and
+        ``complete``: whether nothing of its past is unknown.
+    """
+    return _past(db, digest, frozenset())
+
+
+def _past(db: Connection, digest: str, later: frozenset[str]) -> dict[str, Any]:
+    """See `lineage`; ``later`` are the checkpoints that were trained from this one."""
+    unknown: dict[str, Any] = {"trained_on": [], "selected_on": [], "complete": False}
+    query = (
+        select(jobs.c.payload)
+        .join_from(lineages, jobs, lineages.c.job_id == jobs.c.id)
+        .where(lineages.c.digest == digest)
+    )
+    found = []
+    for payload in db.scalars(query.order_by(jobs.c.created_at, jobs.c.id)):
+        before: dict[str, Any] = {"trained_on": [], "selected_on": [], "complete": True}
+        initial = payload["initial_checkpoint"]
+        if initial is not None:
+            if initial in later or initial == digest:
+                continue  # a circle says nothing of where it began
+            if len(later) == MOST_GENERATIONS:
+                return unknown
+            before = _past(db, initial, later | {digest})
+        used = {"dataset": payload["dataset"], "digest": payload["dataset_digest"]}
+        one = {
+            "trained_on": [used, *(part for part in before["trained_on"] if part != used)],
+            "selected_on": list(
+                dict.fromkeys([payload["validation_dataset"], *before["selected_on"]])
+            ),
+            "complete": before["complete"],
+        }
+        if one["complete"]:
+            return one
+        found.append(one)
+    return found[0] if found else unknown
 
 
 def _lineages(db: Connection, digests: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from service.operations.errors import Conflict, NotFound
 from service.operations.services import Caller, Services
 
 # What an answer says beside the numbers that its key stands for.
-_SAID = ("dataset", "transforms_from", "assumed")
+_SAID = ("dataset", "transforms_from", "assumed", "lineage")
 MOST_COMPARED = 20
 
 
@@ -209,6 +209,7 @@ def _payload(
         "device": spec.device,
         "sealed": dataset.spec["sealed"],
         "needs": sorted(needs),
+        "lineage": checkpoints.lineage(db, digest),
         "assumed": [one for one in manifest.assumed if one not in stated],
     }
 
@@ -246,7 +247,7 @@ def _known(
     query = select(jobs.c.id, jobs.c.payload, jobs.c.labels)
     query = query.where(jobs.c.key.in_(keys), jobs.c.state == State.SUCCEEDED)
     for row in db.execute(query.order_by(jobs.c.created_at.desc()).limit(MOST_COMPARED)):
-        same = all(row.payload[name] == payload[name] for name in _SAID)
+        same = all(row.payload.get(name) == payload[name] for name in _SAID)
         if same and labels in ({}, row.labels):
             return queue.get(db, row.id)
     return None

@@ -107,8 +107,7 @@ def test_a_sweep_as_markdown_has_a_row_a_training_and_a_column_a_curve(site):
 def test_sweeps_are_listed_and_made_once_a_key(site):
     headers = {"Idempotency-Key": "sweep once"}
     first, again = (
-        post(site, {"/seed": [1, 2]}, headers=headers, marks={"mine": "yes"}).json
-        for _ in range(2)
+        post(site, {"/seed": [1, 2]}, headers=headers, marks={"mine": "yes"}).json for _ in range(2)
     )
     assert first["id"] == again["id"]
     items = site.get("/v1/sweeps?limit=1").json["items"]

@@ -246,6 +246,110 @@ def test_what_a_scheduler_counts_towards_is_fixed_in_the_request(site):
     assert job["request"]["scheduler"]["T_max"] == 2
 
 
+# Leakage
+
+
+def leakage(client, digest, dataset, **changes):
+    answer = client.evaluate(checkpoint=digest, dataset=dataset, **changes)
+    assert answer.status_code == 200, answer.text
+    return answer.json["result"]
+
+
+def mixture(first, second):
+    """A dataset that holds the examples of two."""
+    parts = [np.load(io.BytesIO(content)) for content in (first, second)]
+    content = io.BytesIO()
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in ("x", "y")}
+    np.savez(content, **joined)
+    return content.getvalue()
+
+
+def test_an_evaluation_says_how_many_examples_were_trained_on_and_what_is_without_them(site):
+    digest = trained(site, seed=20)["result"]["checkpoint"]
+    new = npz(examples=40, seed=30)
+    site.register("new", content=new)
+    site.register("mixed", content=mixture(npz(examples=100, seed=1), new))
+    result = leakage(site, digest, "new")
+    assert result["leakage"] == {
+        "status": "none",
+        "examples": 0,
+        "metrics_without": None,
+        "trained_on": ["points-train@1"],
+        "selected_on": ["points@1"],
+    }
+    found = leakage(site, digest, "mixed")["leakage"]
+    assert (found["status"], found["examples"]) == ("found", 100)
+    assert found["metrics_without"] == result["metrics"]
+    whole = leakage(site, digest, "points-train")["leakage"]
+    assert (whole["status"], whole["examples"]) == ("found", 100)
+    assert whole["metrics_without"] is None
+    chosen = leakage(site, digest, "points")
+    assert any("was chosen by points@1" in warning for warning in chosen["warnings"])
+    assert not any("was chosen" in warning for warning in result["warnings"])
+
+
+def test_weights_from_elsewhere_and_what_starts_from_them_are_unknown(site):
+    elsewhere = site.store(pt(seed=40))["digest"]
+    assert leakage(site, elsewhere, "points")["leakage"] == {
+        "status": "unknown",
+        "examples": None,
+        "metrics_without": None,
+        "trained_on": [],
+        "selected_on": [],
+    }
+    job = trained(site, initial_checkpoint=elsewhere, seed=21)
+    digest = job["result"]["checkpoint"]
+    assert leakage(site, digest, "points")["leakage"]["status"] == "unknown"
+    assert leakage(site, digest, "points-train")["leakage"]["status"] == "found"
+
+
+def test_a_fine_tuned_checkpoint_was_trained_on_all_that_came_before(site):
+    other = npz(examples=60, seed=50)
+    site.register("other-train", content=other, split="train")
+    first = trained(site, dataset="other-train", seed=22)["result"]["checkpoint"]
+    digest = trained(site, initial_checkpoint=first, seed=23)["result"]["checkpoint"]
+    site.register("other", content=other)
+    found = leakage(site, digest, "other")["leakage"]
+    assert (found["status"], found["examples"]) == ("found", 60)
+    assert found["trained_on"] == ["points-train@1", "other-train@1"]
+    assert leakage(site, digest, "points")["leakage"]["status"] == "none"
+
+
+def test_of_a_sealed_dataset_few_examples_are_not_told_apart(site):
+    digest = trained(site, seed=24)["result"]["checkpoint"]
+    few = npz(examples=100, seed=1)
+    parts = np.load(io.BytesIO(few))
+    content = io.BytesIO()
+    np.savez(content, x=parts["x"][:5], y=parts["y"][:5])
+    mixed = mixture(content.getvalue(), npz(examples=40, seed=31))
+    site.register("sealed-mixed", content=mixed, split="test", sealed="true")
+    found = leakage(site, digest, "sealed-mixed")["leakage"]
+    assert (found["status"], found["examples"], found["metrics_without"]) == ("found", 5, None)
+
+
+def test_a_training_dataset_that_is_gone_leaves_it_unknown(site):
+    site.register("gone-train", content=npz(examples=70, seed=60), split="train")
+    digest = trained(site, dataset="gone-train", seed=25)["result"]["checkpoint"]
+    assert site.http.delete("/v1/datasets/gone-train").status_code == 204
+    result = leakage(site, digest, "points", fresh=True)
+    assert result["leakage"]["status"] == "unknown"
+    assert any("gone-train@1" in warning for warning in result["warnings"])
+
+
+def test_a_result_is_not_given_again_once_more_is_known_of_the_past(idle, site):
+    job = trained(site, seed=26)
+    with site.get(f"/v1/checkpoints/{job['result']['checkpoint']}/content") as content:
+        data = content.data
+    with working(idle.services):
+        digest = idle.store(data)["digest"]
+        assert leakage(idle, digest, "points")["leakage"]["status"] == "unknown"
+        assert idle.evaluate(checkpoint=digest, dataset="points").json["cached"]
+        assert trained(idle, seed=26)["result"]["checkpoint"] == digest
+        again = idle.evaluate(checkpoint=digest, dataset="points").json
+    assert not again["cached"]
+    assert again["result"]["leakage"]["status"] == "none"
+
+
 # Refusals
 
 
