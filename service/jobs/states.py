@@ -168,9 +168,13 @@ def _kept(
 ) -> dict[str, Any]:
     """Write one file; returns its name, digest and size."""
     sources = {name: TensorSource.of(one.numpy()) for name, one in tensors.items()}
-    with store.draft() as draft:
-        size = tensorfile.write(cast(BinaryIO, _Stream(draft)), sources, metadata=metadata)
-        return {"digest": draft.sha256, "size_bytes": size, "file": draft.keep()}
+    try:
+        with store.draft() as draft:
+            size = tensorfile.write(cast(BinaryIO, _Stream(draft)), sources, metadata=metadata)
+            return {"digest": draft.sha256, "size_bytes": size, "file": draft.keep()}
+    except FileNotFoundError:
+        detail = "the service's data folder cannot be reached: its folders are not there"
+        raise TaskFailed("store_unreachable", detail) from None
 
 
 def _opened(

@@ -64,6 +64,7 @@ SERVICE_REASONS = {
     "out_of_memory": "The job needs more memory than there is",
     "no_space": "There is no space left for the result",
     "not_writable": "The service cannot write to its data folder",
+    "store_unreachable": "The service cannot reach its data folder",
     "missing_blob": "What the job needs is not in the store any more",
     "damaged_blob": "What the job needs is damaged in the store",
     "internal": "The service failed",

@@ -1,5 +1,6 @@
 """What a training does in a child, on a store of its own and without a database."""
 
+import errno
 import io
 import json
 
@@ -15,7 +16,7 @@ from models.catalog import ARCHITECTURES
 from models.recipes import AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULERS
 from models.training import batch_sizes, order_of
 from service.jobs import handlers, networks
-from service.jobs.engines import TaskFailed
+from service.jobs.engines import TaskFailed, outcome
 from tests.service.test_handlers import (
     FLATTEN,
     evaluate,
@@ -526,26 +527,39 @@ def test_a_state_that_is_gone_or_damaged_is_said_to_be(context, payload):
     assert train(context, payload, epochs=2, saved=saved)[0]["stopped"]["reason"] == "completed"
 
 
-def test_a_state_that_cannot_be_stored_ends_the_training_with_its_error(
-    context,
-    payload,
-    monkeypatch,
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no_space"),
+        (OSError(errno.EROFS, "Read-only file system"), "not_writable"),
+        (OSError(errno.EIO, "Input/output error"), "store_unreachable"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "store_unreachable"),
+    ],
+)
+def test_a_state_that_cannot_be_stored_ends_the_training_with_the_reason_and_loses_nothing(
+    context, payload, monkeypatch, error, reason
 ):
     drafts = []
 
     def draft():
         drafts.append(None)
         if len(drafts) > 4:
-            raise OSError(28, "No space left on device")
+            raise error
         return original()
 
     original = context.store.draft
     monkeypatch.setattr(context.store, "draft", draft)
-    messages = []
+    sent = []
     task = {"id": "one", "kind": "training", "attempt": 1, "payload": payload}
-    with pytest.raises(OSError, match="No space left"):
-        handlers.run(task, context, messages.append)
-    assert [one["row"]["epoch"] for one in messages if one.get("type") == "epoch"] == [1, 2]
+    last = json.loads(outcome(handlers, task, context, sent.append))
+    assert (last["type"], last["reason"]) == ("failed", reason)
+    told = [json.loads(one) for one in sent]
+    epochs = [one for one in told if one["type"] == "epoch"]
+    assert [one["row"]["epoch"] for one in epochs] == [1, 2]
+    monkeypatch.undo()
+    result, rest = train(context, payload, saved=epochs[-1]["saved"])
+    assert result["stopped"] == {"reason": "completed", "epoch": 4}
+    assert digests(rest) == digests(train(context, payload)[1])[2:]
 
 
 def test_another_numeric_policy_on_the_way_is_reported(context, payload):

@@ -43,6 +43,17 @@ Task = Mapping[str, Any]
 UNDER_WAY = ("progress", "epoch")
 """The types of messages after which a task goes on."""
 
+# What a folder on another machine, or on a failing disk, answers; never a mistake of ours.
+_UNREACHABLE = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENODEV,
+)
+
 DECODED_BYTES = 50 * 10**6
 
 
@@ -237,6 +248,9 @@ def _failure(error: Exception) -> Message:
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         detail = f"the service's data folder cannot be written to: {error.strerror}"
         return {"reason": "not_writable", "error": {"detail": detail}}
+    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+        detail = f"the service's data folder cannot be reached: {error.strerror}"
+        return {"reason": "store_unreachable", "error": {"detail": detail}}
     return {
         "reason": "internal",
         "error": {"detail": "an error inside the service; its log says more"},
