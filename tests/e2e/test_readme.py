@@ -136,9 +136,38 @@ def test_the_answer_shown_is_that_of_the_command_before_it(walk):
 
 
 def test_events_end_with_the_job(walk):
-    printed, _ = walk[block_with("/events")]
+    printed, _ = walk[block_with("$JOB/events")]
     assert "event: end" in printed
     assert json.loads(printed.splitlines()[-1])["state"] == "succeeded"
+
+
+def test_a_training_is_watched_and_its_best_checkpoint_has_the_metrics_of_its_epoch(walk):
+    printed, _ = walk[block_with("$TRAINING/events")]
+    stream, _, table = printed.partition("epoch,train_loss,")
+    epochs = [
+        json.loads(line[6:])
+        for kind, line in zip(stream.splitlines(), stream.splitlines()[1:], strict=False)
+        if kind == "event: epoch"
+    ]
+    assert [row["epoch"] for row in epochs] == list(range(1, len(epochs) + 1))
+    assert len(table.strip().splitlines()) == len(epochs) + 1
+    judged = json.loads(walk[block_with("$BEST")][0])["result"]
+    lowest = min(epochs, key=lambda row: row["loss"])
+    assert judged["metrics"] == {name: lowest[name] for name in judged["metrics"]}
+    assert judged["metrics"]["accuracy"] > 0.85
+    assert judged["leakage"]["status"] == "none"
+    assert judged["leakage"]["selected_on"] == ["digits@1"]
+    assert judged["assumed"] == []
+
+
+def test_a_sweep_compares_three_dropouts(walk):
+    printed, _ = walk[block_with("format=markdown")]
+    (shown,) = [text for language, text in BLOCKS if language == "text" and "Sweep" in text]
+    for text in (printed, shown):
+        rows = [line for line in text.splitlines() if re.match(r"\| \*{0,2}[123]\*{0,2} \|", line)]
+        assert [row.split("|")[2].strip(" *") for row in rows[:3]] == ["0.0", "0.2", "0.5"]
+        assert sum("**" in row for row in rows[:3]) == 1
+        assert all("succeeded" in row for row in rows[:3])
 
 
 def test_the_step_for_ci_prints_its_verdict(walk):
