@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -68,8 +69,12 @@ def restore(
 ) -> None:
     """Go on from what `state` gave of an optimizer that was built alike."""
     whole = optimizer.state_dict()
+    learned = [one for group in optimizer.param_groups for one in group["params"]]
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        like = learned[int(index)]
+        if value.shape == like.shape:  # fused steps take them only if they lie in memory alike
+            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
         whole["state"].setdefault(int(index), {})[name] = value
     for group, changed in zip(whole["param_groups"], groups, strict=True):
         group.update(changed)

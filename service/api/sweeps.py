@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response
 
 from service.api import recipes, resources, schemas
 from service.api.access import caller
@@ -57,9 +57,10 @@ def post_sweep(wanted: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, s
 @blueprint.route("/<sweep_id>", role="viewer")
 @blueprint.arguments(schemas.SweepQuery, location="query")
 @blueprint.response(200, resources.SweepSchema)
-def get_sweep(query: dict[str, Any], sweep_id: str) -> Response:
+@blueprint.doc(responses={"200": {"content": {"text/markdown": {"schema": {"type": "string"}}}}})
+def get_sweep(query: dict[str, Any], sweep_id: str) -> Any:
     """Compare the trainings of a sweep"""
     body = sweeps.get(services(), sweep_id)
     if query["format"] == "markdown":
         return Response(sweeps.markdown(body), content_type="text/markdown; charset=utf-8")
-    return jsonify(body)
+    return body

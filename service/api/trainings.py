@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response
 
 from service.api import recipes, resources, schemas
 from service.api.access import caller
@@ -49,11 +49,12 @@ def post_training(
 @blueprint.route("/<job_id>/history", role="viewer")
 @blueprint.arguments(schemas.HistoryQuery, location="query")
 @blueprint.response(200, resources.HistorySchema)
-def get_history(query: dict[str, Any], job_id: str) -> Response:
+@blueprint.doc(responses={"200": {"content": {"text/csv": {"schema": {"type": "string"}}}}})
+def get_history(query: dict[str, Any], job_id: str) -> Any:
     """List the epochs of a training, also while it runs"""
     rows = trainings.history(services(), job_id)
     if query["format"] == "json":
-        return jsonify({"items": rows})
+        return {"items": rows}
     flat = [_flat(row) for row in rows]
     text = io.StringIO()
     names = list(flat[0]) if flat else list(resources.EPOCH_COLUMNS)
@@ -64,16 +65,10 @@ def get_history(query: dict[str, Any], job_id: str) -> Response:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """``train_metrics`` as columns ``train_accuracy`` and so on, ``clean_train_loss`` its loss."""
-    inner = row.get("train_metrics")
+    """With ``train_metrics`` as columns ``train_metrics_loss`` and so on."""
     plain = {name: value for name, value in row.items() if name != "train_metrics"}
-    if inner is None:
-        return plain
-    named = {
-        "clean_train_loss" if name == "loss" else f"train_{name}": value
-        for name, value in inner.items()
-    }
-    return {**plain, **named}
+    inner = row.get("train_metrics", {})
+    return {**plain, **{f"train_metrics_{name}": value for name, value in inner.items()}}
 
 
 @blueprint.route("/<job_id>/resume", methods=["POST"], role="trainer")

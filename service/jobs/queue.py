@@ -310,14 +310,14 @@ def reap(db: Connection, *, limit: int, now: float) -> list[Job]:
 
 
 def progress(
-    db: Connection, job: Job, *, done: int, total: int | None, unit: str, now: float
+    db: Connection, job: Job, *, done: int, total: int | None, unit: str, first: int = 0, now: float
 ) -> bool:
-    """Record how far the present attempt is; False if the lease was lost."""
+    """Record how far the present attempt is, ``first`` of it before; False if it was lost."""
     data = {"done": done, "total": total, "unit": unit}
     events = db.execute(
         update(jobs)
         .where(*moves.fence(job.id, job.attempt))
-        .values(progress=data, events=jobs.c.events + 1)
+        .values(progress={**data, "first": first}, events=jobs.c.events + 1)
         .returning(jobs.c.events)
     ).scalar_one_or_none()
     if events is None:
@@ -349,17 +349,13 @@ def resume(db: Connection, job_id: str, *, now: float) -> Job:
             "the stored state of the training was removed a month after it ended; start a new one "
             "with its checkpoint as initial_checkpoint",
         )
-    moves.requeue(
-        db,
-        job,
-        reason="resumed",
-        now=now,
-        source=job.state,
-        crashes=0,
-        cancel_requested=False,
-        error=null(),
-        result=null(),
-    )
+    anew: dict[str, Any] = {
+        "crashes": 0,
+        "cancel_requested": False,
+        "error": null(),
+        "result": null(),
+    }
+    moves.requeue(db, job, reason="resumed", now=now, source=job.state, **anew)
     return _existing(db, job_id)
 
 

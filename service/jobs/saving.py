@@ -8,9 +8,9 @@ what was stored, however it ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, select, update
 
 from checkpoints.store import Store
@@ -23,6 +23,8 @@ from service.jobs.job import Job
 from service.jobs.lifecycle import State
 
 KIND = "training"
+
+_log = structlog.get_logger("service.jobs")
 
 
 def files(saved: Mapping[str, Any] | None) -> set[str]:
@@ -82,6 +84,9 @@ def conclude(
 
     Returns:
         api.md's result of a training; None if no epoch was stored.
+
+    Raises:
+        OSError: a checkpoint cannot be published, of a training that came to its end.
     """
     row = db.execute(select(jobs.c.saved, jobs.c.reason).where(jobs.c.id == job.id)).one()
     saved: Mapping[str, Any] | None = row.saved
@@ -91,7 +96,16 @@ def conclude(
     kept = {}
     for which in ("best", "last"):
         part = saved[which]
-        if part is not None and _published(db, store, job, saved, part, now):
+        if part is None:
+            continue
+        try:
+            _publish(db, store, job, saved, part, now)
+        except OSError as error:
+            if stopped is not None:
+                raise
+            # what ended it may be the store: a training that failed must still be able to fail
+            _log.warning("checkpoint_not_published", id=job.id, detail=str(error))
+        else:
             kept[which] = part["digest"]
     history = select(job_events.c.data).where(
         job_events.c.job_id == job.id, job_events.c.type == "epoch"
@@ -116,45 +130,42 @@ def keep_partial(db: Connection, store: Store, job: Job, now: float) -> None:
         db.execute(update(jobs).where(jobs.c.id == job.id).values(result=result))
 
 
-def _published(
+def _publish(
     db: Connection,
     store: Store,
     job: Job,
     saved: Mapping[str, Any],
     part: Mapping[str, Any],
     now: float,
-) -> bool:
-    """Make a stored file a checkpoint; False if it is gone."""
-    with suppress(FileNotFoundError):
-        store.publish_upload(part["file"], part["digest"])
-        made = {"digest": part["digest"], "created_at": now, "created_by": job.created_by}
-        rows: list[tuple[Any, dict[str, Any]]] = [
-            (
-                checkpoints,
-                {
-                    **made,
-                    "size_bytes": part["size_bytes"],
-                    "manifest": saved["manifest"],
-                    "details": saved["details"],
-                    "labels": job.labels,
-                },
-            ),
-            (
-                checkpoint_sources,
-                {
-                    **made,
-                    "source_sha256": part["digest"],
-                    "declaration": digest({}),
-                    "format": "safetensors",
-                    "adjustments": [],
-                },
-            ),
-            (
-                lineages,
-                {"digest": part["digest"], "job_id": job.id, "epoch": part["epoch"]},
-            ),
-        ]
-        for table, values in rows:
-            db.execute(upsert(db, table).values(**values).on_conflict_do_nothing())
-        return True
-    return False
+) -> None:
+    """Make a stored file a checkpoint."""
+    store.publish_upload(part["file"], part["digest"])
+    made = {"digest": part["digest"], "created_at": now, "created_by": job.created_by}
+    rows: list[tuple[Any, dict[str, Any]]] = [
+        (
+            checkpoints,
+            {
+                **made,
+                "size_bytes": part["size_bytes"],
+                "manifest": saved["manifest"],
+                "details": saved["details"],
+                "labels": job.labels,
+            },
+        ),
+        (
+            checkpoint_sources,
+            {
+                **made,
+                "source_sha256": part["digest"],
+                "declaration": digest({}),
+                "format": "safetensors",
+                "adjustments": [],
+            },
+        ),
+        (
+            lineages,
+            {"digest": part["digest"], "job_id": job.id, "epoch": part["epoch"]},
+        ),
+    ]
+    for table, values in rows:
+        db.execute(upsert(db, table).values(**values).on_conflict_do_nothing())

@@ -18,7 +18,7 @@ from checkpoints.fitting import check_fit, output_order
 from checkpoints.manifest import Manifest
 from checkpoints.reading.conversion import NOT_LEARNED
 from checkpoints.store import Store
-from models import catalog, chains, feeding, losses, spec
+from models import catalog, chains, feeding, losses, plugins, spec
 from models import parameters as declared
 from models.datasets import Dataset
 from models.evaluation import EvaluationError, evaluate
@@ -74,11 +74,12 @@ def run(
     sides = _Sides.open(payload, materials, report)
     saved: states.Saved | None = payload["saved"]
     model, manifest, adjustments = _network(payload, sides, materials)
-    trainee, recipe = _prepared(payload, sides, model.to(device), device)
+    model.to(device)
+    if device != "cpu":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainee, recipe = _prepared(payload, sides, model, device)
     if saved is not None:
         states.restore(store, saved, trainee)
-    if device != "cpu":
-        trainee.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = feeding.open_source(
         sides.x,
         sides.training.y,
@@ -102,8 +103,10 @@ def run(
         report({"type": "epoch", "row": row.to_json(), "saved": saved})
 
     examples = len(sides.training)
-    progress = Progress(report, examples * recipe.epochs, "examples")
-    with _said(), states.Saver(keep) as saver:
+    done = examples * trainee.epoch
+    progress = Progress(report, examples * recipe.epochs, "examples", first=done)
+    plugin = payload["architecture"] if manifest.outputs is None else None
+    with _said(plugin=plugin), states.Saver(keep) as saver:
         for row in train(
             trainee, source, examples, recipe, judge=judge, device=device, progress=progress
         ):
@@ -124,10 +127,16 @@ def _one_at_a_time(report: Report) -> Report:
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Say what ends a training in the words of a failed task."""
+def _said(*, plugin: str | None = None) -> Iterator[None]:
+    """Say what ends a training in the words of a failed task.
+
+    Args:
+        plugin: the architecture, if its code is a plug-in's, whose failures are not ours.
+    """
     try:
         yield
+    except (TaskFailed, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
     except Diverged as error:
         raise TaskFailed("diverged", str(error), pointer="/optimizer/lr") from error
     except TooFewExamples as error:
@@ -136,6 +145,12 @@ def _said() -> Iterator[None]:
         raise TaskFailed(error.reason, error.detail) from error
     except SpecError as error:
         raise TaskFailed("bad_request", error.detail, pointer=error.pointer) from error
+    except Exception as error:
+        if plugin is None or "DefaultCPUAllocator" in str(error):  # memory, reported as such
+            raise
+        raise TaskFailed(
+            "network_failed", f"{plugin} failed in training: {plugins.in_one_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ It is a supervisor of one thread that never blocks for long: it renews leases by
 what was cancelled or ran past its time, and lives through crashed children, poisoned jobs and a
 database that is away. What children said is kept in memory until it is written, so a stall of the
 database loses nothing; after a death of the worker the leases run out, and others take over.
-It imports no torch: children say in their hello what the worker publishes.
+It imports no torch: children say in their hello what it publishes.
 """
 
 from __future__ import annotations
@@ -134,8 +134,6 @@ class Worker:
         except Exception as error:
             self._back_off(error)
 
-    # What happened, in memory only
-
     def _hear(self, message: Message) -> None:
         if message["type"] == "hello":
             if self._hello is None:
@@ -164,7 +162,7 @@ class Worker:
         self._settle(held)
 
     def _lose(self, held: Held) -> None:
-        """Stop an attempt that is no longer ours to finish."""
+        """Stop an attempt that is not ours any more."""
         self._kill(held)
         del self._held[held.job.id]
         held.log("lost")
@@ -264,7 +262,8 @@ class Worker:
         return True
 
     def _progress(self, held: Held, message: Message) -> None:
-        values = {name: message[name] for name in ("done", "total", "unit")}
+        names = ("done", "total", "unit", "first")
+        values = {name: message[name] for name in names if name in message}
         with writing(self._database) as db:
             ours = queue.progress(db, held.job, **values, now=self._clock())
         held.progress = None

@@ -13,23 +13,31 @@ from models.transforms import ExampleType
 _FLOAT_BYTES = 4
 
 
-def check(
+def check_epochs(epochs: int, examples: int, *, most_examples: int) -> None:
+    """Raise SpecError if all epochs together go through more examples than they may."""
+    if epochs * examples > most_examples:
+        raise SpecError(
+            f"{epochs} epochs x {examples} examples are {epochs * examples}; at most "
+            f"{most_examples} are taken (HOLDOUT_TRAINING_EXAMPLES)",
+            pointer="/epochs",
+        )
+
+
+def check_memory(
     tensors: Mapping[str, TensorSpec],
     optimizer: Optimizer,
     example: ExampleType,
     *,
     batch_size: int,
-    epochs: int,
-    examples: int,
     most_bytes: int,
-    most_examples: int,
 ) -> None:
     """Raise SpecError that shows the sum, if a training takes more than it may.
+
+    What a forward pass keeps for the backward pass only the network's code knows.
 
     Args:
         tensors: of the network.
         example: one, as the network takes it.
-        examples: of the training dataset.
     """
     numbers = sum(math.prod(one.shape) for one in tensors.values())
     kept = _kept_by(optimizer)
@@ -46,12 +54,6 @@ def check(
             f"{1 + kept} to be stored) + a batch of {rows} examples of {batch // rows} bytes; at "
             f"most {most_bytes} are taken (HOLDOUT_TRAINING_MEMORY_BYTES)",
             pointer=pointer,
-        )
-    if epochs * examples > most_examples:
-        raise SpecError(
-            f"{epochs} epochs x {examples} examples are {epochs * examples}; at most "
-            f"{most_examples} are taken (HOLDOUT_TRAINING_EXAMPLES)",
-            pointer="/epochs",
         )
 
 

@@ -95,10 +95,10 @@ def _progress(job: queue.Job, now: float) -> dict[str, Any] | None:
     if job.progress is None:
         return None
     done, total = job.progress["done"], job.progress["total"]
-    eta_s = None
-    if job.state == "running" and done and total and job.started_at is not None:
-        eta_s = round(max(now - job.started_at, 0.0) * (total - done) / done, 3)
-    return {**job.progress, "eta_s": eta_s}
+    eta_s, first = None, job.progress.get("first", 0)
+    if job.state == "running" and done > first and total and job.started_at is not None:
+        eta_s = round(max(now - job.started_at, 0.0) * (total - done) / (done - first), 3)
+    return {"done": done, "total": total, "unit": job.progress["unit"], "eta_s": eta_s}
 
 
 def body(job: queue.Job, *, caller: Caller, now: float, cached: bool = False) -> dict[str, Any]:

@@ -16,12 +16,10 @@ from models.entries import Catalog, Entry
 from models.layouts import OpenShape, TensorSpec
 from models.losses import Loss
 from models.optimization import (
-    SGD,
     CosineAnnealingLR,
     OneCycleLR,
     Optimizer,
     ReduceLROnPlateau,
-    RMSprop,
     Scheduler,
 )
 from models.spec import Component, SpecError, TrainingSpec
@@ -85,7 +83,7 @@ class Plan:
         except SpecError as error:
             raise error.under("/loss") from None
         optimizer: Optimizer = _built(recipes.OPTIMIZERS, spec.optimizer, "/optimizer")
-        scheduler = _scheduler(spec, optimizer)
+        scheduler = _scheduler(spec)
         given = {**(initial[1].hyperparameters if initial else {}), **spec.hyperparameters}
         try:
             entry = catalog.ARCHITECTURES.find(spec.architecture)
@@ -114,16 +112,18 @@ class Plan:
         if tensors is not None and shape is not None:
             if initial is not None:
                 _check_initial(network, tensors, shape, initial[1])
-            budget.check(
+            budget.check_memory(
                 tensors,
                 optimizer,
                 ExampleType(shape=shape, dtype="float32"),
                 batch_size=spec.batch_size,
-                epochs=spec.epochs,
-                examples=training.details["examples"],
                 most_bytes=services.settings.training_memory_bytes,
-                most_examples=services.settings.training_examples,
             )
+        budget.check_epochs(
+            spec.epochs,
+            training.details["examples"],
+            most_examples=services.settings.training_examples,
+        )
         return cls(
             hyperparameters=hyperparameters,
             loss_name=loss_component.name,
@@ -147,28 +147,18 @@ def _built(known: Catalog[Entry], component: Component, pointer: str) -> Any:
         raise error.under(pointer) from None
 
 
-def _scheduler(spec: TrainingSpec, optimizer: Optimizer) -> Scheduler | None:
+def _scheduler(spec: TrainingSpec) -> Scheduler | None:
     """With what it counts towards fixed, so that it survives a resume."""
     if spec.scheduler is None:
         return None
     found: Scheduler = _built(recipes.SCHEDULERS, spec.scheduler, "/scheduler")
     if isinstance(found, CosineAnnealingLR) and found.T_max is None:
         return replace(found, T_max=spec.epochs - spec.warmup_epochs)
-    if isinstance(found, OneCycleLR):
-        if spec.warmup_epochs:
-            raise SpecError(
-                "OneCycleLR has a warm-up of its own, pct_start: leave warmup_epochs at 0",
-                pointer="/warmup_epochs",
-            )
-        without = isinstance(optimizer, RMSprop) or (
-            isinstance(optimizer, SGD) and optimizer.momentum == 0
+    if isinstance(found, OneCycleLR) and spec.warmup_epochs:
+        raise SpecError(
+            "OneCycleLR has a warm-up of its own, pct_start: leave warmup_epochs at 0",
+            pointer="/warmup_epochs",
         )
-        if found.cycle_momentum and without:
-            raise SpecError(
-                f"{spec.optimizer.name} has no momentum to cycle: set cycle_momentum to false, or "
-                "take SGD with a momentum, Adam or AdamW",
-                pointer="/scheduler/cycle_momentum",
-            )
     return found
 
 

@@ -125,6 +125,47 @@ def test_a_network_a_transform_and_a_format_of_a_plugin_are_judged(client, netwo
     assert (cached.status, cached.body["cached"]) == (200, True)
 
 
+def test_a_network_of_a_plugin_is_trained_and_what_comes_out_is_judged_alike(
+    client, pairs, tmp_path
+):
+    x, y = pairs
+    file = tmp_path / "train.pairs"
+    names = np.array(["ant", "bee", "cat"])[y]
+    rows = np.random.default_rng(6).normal(size=x.shape) + 2 * np.eye(3)[y]
+    lines = [f"{name}: {' '.join(map(str, row))}" for name, row in zip(names, rows, strict=True)]
+    file.write_text("\n".join(lines))
+    transforms = '[{"name": "square_root", "offset": 0.5}]'
+    fields = {"name": "animals-train", "split": "train", "format": "pairs"}
+    answer = client.upload("/v1/datasets?wait", {"file": file}, transforms=transforms, **fields)
+    assert answer.body["state"] == "succeeded", answer.text
+    spec = {
+        "architecture": "wide",
+        "hyperparameters": {"width": 6},
+        "dataset": "animals-train",
+        "validation_dataset": "animals",
+        "epochs": 4,
+    }
+    job = client.post("/v1/trainings?wait", spec).body
+    assert job["state"] == "succeeded", job["error"]
+    result = job["result"]
+    judged = evaluate(client, checkpoint=result["checkpoint"]).body
+    assert judged["state"] == "succeeded", judged["error"]
+    row = result["history"][result["best"]["epoch"] - 1]
+    assert judged["result"]["metrics"] == {name: row[name] for name in judged["result"]["metrics"]}
+    assert judged["result"]["leakage"]["status"] == "none"
+    again = client.post("/v1/trainings?wait", {**spec, "initial_checkpoint": result["checkpoint"]})
+    assert again.body["state"] == "succeeded", again.text
+    assert again.body["result"]["adjustments"] == []
+    failed = client.post(
+        "/v1/trainings?wait", {**spec, "architecture": "clumsy", "hyperparameters": {}}
+    )
+    assert (failed.body["state"], failed.body["reason"]) == ("failed", "network_failed")
+    assert "/etc/secret" not in failed.text
+    wrong = client.post("/v1/trainings", {**spec, "hyperparameters": {"width": 0}})
+    assert wrong.status == 422
+    assert wrong.body["errors"][0]["pointer"] == "/hyperparameters/width"
+
+
 def test_the_catalog_shows_what_plugins_add_and_workers_say_which_failed(client):
     shown = {
         kind: {one["name"]: one for one in client.get(f"/v1/catalog/{kind}").body["items"]}

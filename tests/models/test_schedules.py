@@ -178,6 +178,21 @@ def test_an_optimizer_that_goes_on_from_its_state_takes_the_same_steps(name, par
         assert torch.equal(one, other.state_dict()[name])
 
 
+def test_a_restored_state_lies_in_memory_as_the_weights_do():
+    convolution = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    component = Component(name="AdamW")
+    optimizer = optimizers.build(component, convolution)
+    step(optimizer)
+    tensors, groups = optimizers.state(optimizer)
+    stored = {key: one.clone(memory_format=torch.contiguous_format) for key, one in tensors.items()}
+    resumed = optimizers.build(component, convolution)
+    optimizers.restore(resumed, stored, groups)
+    after, _ = optimizers.state(resumed)
+    assert after["0.exp_avg"].stride() == convolution.weight.stride()
+    for key, one in tensors.items():
+        assert torch.equal(after[key], one)
+
+
 @pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_weight_decay_spares_biases_and_norms_unless_told_otherwise(name, decay_all):

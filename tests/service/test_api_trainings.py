@@ -131,6 +131,11 @@ def test_a_row_of_the_history_says_what_the_contract_names(site):
     rows = list(csv.DictReader(io.StringIO(table.text)))
     assert [float(row["loss"]) for row in rows] == [row["loss"] for row in job["result"]["history"]]
     assert_problem(site.get(f"{job['links']['history']}?format=xml"), 422, pointer="/format")
+    clean = trained(site, train_metrics=True)
+    table = site.get(f"{clean['links']['history']}?format=csv").text
+    (row, *_) = csv.DictReader(io.StringIO(table))
+    told = clean["result"]["history"][0]["train_metrics"]
+    assert {name: float(row[f"train_metrics_{name}"]) for name in told} == told
 
 
 def test_the_metrics_of_the_best_epoch_are_those_of_an_evaluation_of_its_checkpoint(site):
@@ -415,14 +420,6 @@ REFUSED = {
         "/warmup_epochs",
         "pct_start",
         {"scheduler": {"name": "OneCycleLR", "max_lr": 0.1}, "warmup_epochs": 1},
-    ),
-    "one cycle without a momentum": (
-        "/scheduler/cycle_momentum",
-        "no momentum to cycle",
-        {
-            "scheduler": {"name": "OneCycleLR", "max_lr": 0.1},
-            "optimizer": {"name": "SGD"},
-        },
     ),
     "an unknown loss": ("/loss/name", "known: cross_entropy", {"loss": {"name": "mse"}}),
     "a loss of another task": (

@@ -345,6 +345,26 @@ def test_a_training_that_diverged_fails_with_what_came_before(site):
     assert job.result["best"]["epoch"] == 3
 
 
+def test_a_training_whose_checkpoint_cannot_be_published_fails_and_can_be_resumed(
+    site, monkeypatch
+):
+    def fail(name, digest):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.store, "publish_upload", fail)
+        with site.worker():
+            job_id = site.submit_training(epochs=2)
+            job = site.until(job_id)
+    assert (job.state, job.reason) == (State.FAILED, "internal")
+    assert (job.result["checkpoint"], len(job.result["history"])) == (None, 2)
+    with site.worker():
+        site.resume(job_id)
+        job = site.until(job_id)
+    assert job.state == State.SUCCEEDED
+    assert site.store.path(job.result["checkpoint"]).read_text() == "epoch 2 of it"
+
+
 def test_a_training_without_a_stored_epoch_fails_without_a_result(site):
     with site.worker(crash_limit=1):
         job = site.until(site.submit_training(end="crash"))

@@ -11,9 +11,9 @@ Messages are JSON objects with a ``type``:
   kind of device), ``onnx_policies`` (the same for networks that came as ONNX; empty where there is
   no ONNX Runtime), ``environment``, ``catalog``, ``plugins`` (see `models.plugins.Loaded`),
   ``provides`` (versions of the distributions that jobs may need), ``kinds`` (each kind of job it
-  can do, and whether
-  that kind is long: see `service.jobs.handlers.Handler`).
-* ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``.
+  can do, and whether that kind is long: see `service.jobs.handlers.Handler`).
+* ``progress``: ``id``, ``attempt``, ``done``, ``total``, ``unit``, and ``first`` if so many were
+  done before this attempt.
 * ``epoch``: of a training, one that is stored. ``id``, ``attempt``, ``row`` (of the history) and
   ``saved`` (see `service.jobs.states.Saved`).
 * ``succeeded``: ``id``, ``attempt``, ``result``.
