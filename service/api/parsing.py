@@ -223,6 +223,7 @@ WORDS = {
     "Not a valid string.": "must be a string",
     "Not a valid list.": "must be a list",
     "Not a valid mapping type.": "must be an object",
+    "Invalid input type.": "must be an object",
 }
 
 # What a text must be that stands for the value of a field of this class.

@@ -59,20 +59,6 @@ class JobPage(Schema):
     next = fields.String(allow_none=True, required=True)
 
 
-EPOCH_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "loss",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "lr",
-    "gradient_norm",
-    "duration_s",
-)
-
-
 class EpochSchema(Schema):
     """One epoch of a training; metrics are those of the validation dataset."""
 

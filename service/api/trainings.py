@@ -57,7 +57,7 @@ def get_history(query: dict[str, Any], job_id: str) -> Any:
         return {"items": rows}
     flat = [_flat(row) for row in rows]
     text = io.StringIO()
-    names = list(flat[0]) if flat else list(resources.EPOCH_COLUMNS)
+    names = list(flat[0] if flat else resources.EpochSchema(exclude=["train_metrics"]).fields)
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)

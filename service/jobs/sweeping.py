@@ -22,8 +22,8 @@ _log = structlog.get_logger("service.jobs.worker")
 _DRAFT_S = 10.0
 # Time after which what was just left behind can be told from what is just being made.
 SETTLED_S = _DRAFT_S + 1
-# A job is queued right after its upload was kept; nobody would still do so a day later.
-_UPLOAD_S = 86400.0
+# An upload is named in the database right after it was kept; an hour later nobody would do so.
+_UPLOAD_S = 3600.0
 # How long a training that failed or was cancelled can be resumed.
 RESUMABLE_S = 30 * 86400.0
 

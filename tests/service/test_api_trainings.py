@@ -562,6 +562,8 @@ def test_a_training_cancelled_in_the_queue_is_resumed_under_its_id(idle):
     assert idle.http.post(job["links"]["cancel"]).json["state"] == "cancelled"
     cancelled = idle.get(job["links"]["self"]).json
     assert (cancelled["result"], cancelled["reason"]) == (None, "cancelled")
+    empty = idle.get(f"{cancelled['links']['history']}?format=csv").text
+    assert empty.startswith("epoch,train_loss,loss,accuracy,")
     answer = idle.http.post(cancelled["links"]["resume"])
     assert answer.status_code == 202
     assert (answer.json["id"], answer.json["state"]) == (job["id"], "queued")

@@ -515,6 +515,24 @@ def test_a_worker_sweeps_old_uploads_that_no_unfinished_ingestion_needs(site):
         site.until_uploads({young, needed})
 
 
+def test_the_files_of_a_training_stay_as_long_as_it_can_be_resumed(site):
+    with site.worker():
+        job = site.until(site.submit_training(epochs=9, best=2, diverge_after=3))
+    kept = saving.files(job.saved)
+    assert len(kept) == 3
+    for name in kept:
+        os.utime(site.folder / "uploads" / name, (1e9, 1e9))
+    with site.worker(sweep_s=0.05, heartbeat_s=0.05):
+        site.until(site.submit())
+        time.sleep(0.3)
+        assert set(site.uploads()) == kept
+        site.change(job.id, finished_at=time.time() - 31 * 86400)
+        site.until_uploads(set())
+        assert site.job(job.id).saved is None
+    with pytest.raises(queue.JobNotResumable, match="initial_checkpoint"):
+        site.resume(job.id)
+
+
 def test_a_worker_sweeps_again_while_it_works(site):
     with site.worker(sweep_s=0.05, heartbeat_s=0.05):
         site.until(site.submit())
