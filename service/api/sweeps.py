@@ -28,6 +28,7 @@ def list_sweeps(wanted: tuple[Any, dict[str, Any]]) -> dict[str, Any]:
 
 @blueprint.route("", methods=["POST"], role="trainer")
 @blueprint.arguments(recipes.SweepRequestSchema)
+@blueprint.no_query
 @blueprint.response(201, resources.SweepSchema, description="Every training is queued.")
 def post_sweep(wanted: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Queue a training for each point of a grid

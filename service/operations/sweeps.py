@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from service.operations.listing import Page, select_page
 from service.operations.services import Caller, Services
 
 MOST_TRAININGS = 256
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # one way to write each, so that no field is named twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ def _at(pointer: str) -> str:
 
 
 def _path(pointer: str) -> list[str]:
-    if not pointer.startswith("/"):
+    if not re.fullmatch(r"(/([^~/]|~[01])*)+", pointer):
         raise SpecError(
             f"{pointer[:100]!r} is no JSON pointer: write /hyperparameters/dropout or the like",
             pointer=_at(pointer),
@@ -118,7 +121,7 @@ def _put(body: dict[str, Any], path: Sequence[str], value: Any, pointer: str) ->
                 at[part] = value
                 return
             at = at.setdefault(part, {})
-        elif isinstance(at, list) and part.isdecimal() and int(part) < len(at):
+        elif isinstance(at, list) and _INDEX.fullmatch(part) and int(part) < len(at):
             if last:
                 at[int(part)] = value
                 return

@@ -122,6 +122,15 @@ REFUSED = {
     "no grid": ({}, "/grid"),
     "no values": ({"/seed": []}, "/grid/~1seed"),
     "no pointer": ({"seed": [1]}, "/grid/seed"),
+    "an escape that there is not": ({"/labels/~2": ["a"]}, "/grid/~1labels~1~02"),
+    "an index with a zero before it": (
+        {"/hyperparameters/hidden/0": [5], "/hyperparameters/hidden/00": [6]},
+        "/grid/~1hyperparameters~1hidden~100",
+    ),
+    "an index in other digits": (
+        {"/hyperparameters/hidden/\u0660": [5]},
+        "/grid/~1hyperparameters~1hidden~1\u0660",
+    ),
     "nothing there": ({"/epochs/deep": [1]}, "/grid/~1epochs~1deep"),
     "no such entry": ({"/augmentations/0/p": [1]}, None),
     "twice the same": ({"/seed": [1, 1]}, "/grid/~1seed"),
@@ -156,3 +165,8 @@ def test_a_base_that_is_wrong_is_refused_with_its_field(site):
     assert problem["errors"][0]["pointer"] == "/base/architecture"
     answer = site.http.post("/v1/sweeps", json={"grid": grid})
     assert_problem(answer, 422, pointer="/base")
+
+
+def test_a_sweep_takes_no_query(site):
+    body = {"base": SMALL, "grid": {"/seed": [1]}}
+    assert_problem(site.http.post("/v1/sweeps?wait", json=body), 422, pointer="/wait")
