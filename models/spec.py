@@ -265,6 +265,19 @@ class TrainingSpec:
         _check_device(self.device)
 
 
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """How many batches an epoch of training has.
+
+    An example that would be left over alone goes into the batch before it: batch normalization
+    cannot measure a single one.
+
+    Args:
+        examples: at least 1.
+    """
+    whole, rest = divmod(examples, batch_size)
+    return max(whole + (rest > 1), 1)
+
+
 def check_classes(classes: Sequence[str], *, pointer: str, least: int = 2) -> None:
     """Raise SpecError unless these are ``least`` or more distinct non-empty class names."""
     if len(classes) < least:

@@ -26,6 +26,7 @@ from models.losses.functions import Loss, Total
 from models.optimization.schedules import Schedule
 from models.optimization.stopping import Best, EarlyStopping
 from models.report import EvaluationError
+from models.spec import steps_per_epoch
 from models.transforms import elementwise
 
 # Steps between two looks at the losses, each of which waits for the device.
@@ -180,18 +181,9 @@ def train(
 
 
 def batch_sizes(examples: int, batch_size: int) -> list[int]:
-    """How many examples each batch of an epoch has.
-
-    One that would be left over alone goes into the batch before it: batch normalization cannot
-    measure a single one.
-    """
-    sizes = [batch_size] * (examples // batch_size)
-    rest = examples % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
+    """How many examples each batch of an epoch has, see `models.spec.steps_per_epoch`."""
+    before = steps_per_epoch(examples, batch_size) - 1
+    return [*[batch_size] * before, examples - batch_size * before]
 
 
 def order_of(examples: int, *, seed: int, epoch: int) -> Tensor:

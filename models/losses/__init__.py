@@ -15,6 +15,7 @@ from models.spec import SpecError
 
 BALANCED = "balanced"
 _MOST_CLASSES = 100_000
+_MOST_WEIGHT = 1_000_000
 
 
 def _by_class(summary: str, *types: str) -> Any:
@@ -23,7 +24,8 @@ def _by_class(summary: str, *types: str) -> Any:
         default=None,
         type=["null", "string", "object", *types],
         minimum=0,
-        additionalProperties={"type": "number", "minimum": 0},
+        maximum=_MOST_WEIGHT,
+        additionalProperties={"type": "number", "minimum": 0, "maximum": _MOST_WEIGHT},
         maxProperties=_MOST_CLASSES,
     )
 

@@ -222,8 +222,8 @@ class OneCycleLR:
         default=True,
         type="boolean",
     )
-    base_momentum: float = _share("Lowest momentum.", 0.85)
-    max_momentum: float = _share("Highest momentum.", 0.95)
+    base_momentum: float = _share("Lowest momentum.", 0.85, minimum=0, exclusiveMaximum=1)
+    max_momentum: float = _share("Highest momentum.", 0.95, minimum=0, exclusiveMaximum=1)
     div_factor: float = _share(
         "Highest rate over the first one.", 25.0, minimum=1, maximum=1_000_000
     )
@@ -231,6 +231,14 @@ class OneCycleLR:
         "First rate over the last one.", 1e4, minimum=1, maximum=1_000_000_000
     )
     three_phase: bool = _flag("Come down to the first rate as long as it rose, then to the last.")
+
+    def __post_init__(self) -> None:
+        if self.three_phase and self.pct_start >= 0.5:
+            raise SpecError(
+                "with three_phase the rate comes down as long as it rose: pct_start must be less "
+                f"than 0.5, got {self.pct_start}",
+                pointer="/pct_start",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

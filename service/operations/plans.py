@@ -12,17 +12,19 @@ from checkpoints.fitting import check_fit
 from checkpoints.manifest import Manifest
 from models import catalog, chains, losses, recipes
 from models import parameters as declared
-from models.entries import Catalog, Entry
+from models.entries import ArchitectureEntry, Catalog, Entry
 from models.layouts import OpenShape, TensorSpec
 from models.losses import Loss
 from models.optimization import (
+    SGD,
     CosineAnnealingLR,
     OneCycleLR,
     Optimizer,
     ReduceLROnPlateau,
+    RMSprop,
     Scheduler,
 )
-from models.spec import Component, SpecError, TrainingSpec
+from models.spec import Component, SpecError, TrainingSpec, steps_per_epoch
 from models.transforms import ExampleType
 from service.operations import budget, datasets
 from service.operations.services import Services
@@ -83,7 +85,8 @@ class Plan:
         except SpecError as error:
             raise error.under("/loss") from None
         optimizer: Optimizer = _built(recipes.OPTIMIZERS, spec.optimizer, "/optimizer")
-        scheduler = _scheduler(spec)
+        steps = spec.epochs * steps_per_epoch(training.details["examples"], spec.batch_size)
+        scheduler = _scheduler(spec, optimizer, steps)
         given = {**(initial[1].hyperparameters if initial else {}), **spec.hyperparameters}
         try:
             entry = catalog.ARCHITECTURES.find(spec.architecture)
@@ -101,6 +104,8 @@ class Plan:
             transforms=training.spec["transforms"],
             classes=classes,
         )
+        if initial is None:
+            _check_tokens(network, training)
         try:
             shape = network.shape(datasets.example(training))
             tensors = None if shape is None else network.tensors(shape)
@@ -132,7 +137,7 @@ class Plan:
             optimizer=optimizer,
             scheduler=scheduler,
             augmentations=augmentations,
-            warnings=_warnings(spec, scheduler),
+            warnings=_warnings(spec, scheduler, training),
         )
 
 
@@ -147,31 +152,63 @@ def _built(known: Catalog[Entry], component: Component, pointer: str) -> Any:
         raise error.under(pointer) from None
 
 
-def _scheduler(spec: TrainingSpec) -> Scheduler | None:
-    """With what it counts towards fixed, so that it survives a resume."""
+def _scheduler(spec: TrainingSpec, optimizer: Optimizer, steps: int) -> Scheduler | None:
+    """With what it counts towards fixed, so that it survives a resume.
+
+    Args:
+        steps: of the whole training.
+    """
     if spec.scheduler is None:
         return None
     found: Scheduler = _built(recipes.SCHEDULERS, spec.scheduler, "/scheduler")
     if isinstance(found, CosineAnnealingLR) and found.T_max is None:
         return replace(found, T_max=spec.epochs - spec.warmup_epochs)
-    if isinstance(found, OneCycleLR) and spec.warmup_epochs:
+    if isinstance(found, OneCycleLR):
+        _check_one_cycle(found, spec, optimizer, steps)
+    return found
+
+
+def _check_one_cycle(
+    given: OneCycleLR, spec: TrainingSpec, optimizer: Optimizer, steps: int
+) -> None:
+    if spec.warmup_epochs:
         raise SpecError(
             "OneCycleLR has a warm-up of its own, pct_start: leave warmup_epochs at 0",
             pointer="/warmup_epochs",
         )
+    if given.cycle_momentum and isinstance(optimizer, (SGD, RMSprop)) and not optimizer.momentum:
+        raise SpecError(
+            f"OneCycleLR cycles the momentum, and this {spec.optimizer.name} has none: set "
+            "cycle_momentum to false, or give the optimizer a momentum above 0",
+            pointer="/scheduler/cycle_momentum",
+        )
+    if given.pct_start * steps == 1:  # torch divides by the steps in which it rises, less one
+        raise SpecError(
+            f"the rate would rise in {given.pct_start} x {steps} steps, which is one: OneCycleLR "
+            "takes less or more than one",
+            pointer="/scheduler/pct_start",
+        )
+
+
+def _warnings(spec: TrainingSpec, scheduler: Scheduler | None, training: Row[Any]) -> list[str]:
+    found, examples = [], training.details["examples"]
+    if spec.batch_size > examples:
+        found.append(
+            f"a batch holds all {examples} training examples: with a batch_size of "
+            f"{spec.batch_size} every epoch is a single step"
+        )
+    stopping = spec.early_stopping
+    if (
+        isinstance(scheduler, ReduceLROnPlateau)
+        and stopping is not None
+        and scheduler.patience >= stopping.patience
+    ):
+        found.append(
+            f"the rate will never drop: the patience of ReduceLROnPlateau ({scheduler.patience}) "
+            f"is not below that of early_stopping ({stopping.patience}), which ends the training "
+            "first"
+        )
     return found
-
-
-def _warnings(spec: TrainingSpec, scheduler: Scheduler | None) -> list[str]:
-    if not isinstance(scheduler, ReduceLROnPlateau) or spec.early_stopping is None:
-        return []
-    if scheduler.patience < spec.early_stopping.patience:
-        return []
-    return [
-        f"the rate will never drop: the patience of ReduceLROnPlateau ({scheduler.patience}) is "
-        f"not below that of early_stopping ({spec.early_stopping.patience}), which ends the "
-        "training first"
-    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +256,7 @@ class _Network:
         Args:
             tensors: that it has, built for the training dataset.
         """
-        example = datasets.example(row)
+        example, name = datasets.example(row), f"{row.name}@{row.version}"
         try:
             chains.check_prepared(
                 self.components,
@@ -228,16 +265,22 @@ class _Network:
                 most_bytes=services.settings.prepared_bytes,
                 pointer="",
             )
+        except SpecError as error:
+            raise SpecError(error.detail, pointer=pointer) from None
+        try:
             check_fit(
                 self._manifest(tensors),
-                dataset=f"{row.name}@{row.version}",
+                dataset=name,
                 task=row.spec["task"],
                 classes=row.details["classes"],
                 example=example,
                 transforms=self.components,
             )
         except SpecError as error:
-            raise SpecError(error.detail, pointer=pointer) from None
+            raise SpecError(
+                f"the checkpoints of this training would not fit {name}: {error.detail}",
+                pointer=pointer,
+            ) from None
 
     def _manifest(self, tensors: dict[str, TensorSpec] | None) -> Manifest:
         """What its checkpoints will say."""
@@ -253,6 +296,27 @@ class _Network:
             classes=tuple(self.classes),
             transforms=tuple(self.transforms),
             assumed=(),
+        )
+
+
+def _check_tokens(network: _Network, training: Row[Any]) -> None:
+    """Raise SpecError if a hyperparameter is too small for the sequences to learn from."""
+    entry, example = network.entry, datasets.example(training)
+    if not isinstance(entry, ArchitectureEntry) or entry.tokens is None or not example.vocabulary:
+        return
+    limits, name = entry.tokens(network.hyperparameters), f"{training.name}@{training.version}"
+    longest = example.shape[0] or 0
+    if example.vocabulary > limits.vocabulary:
+        raise SpecError(
+            f"{name} holds token ids up to {example.vocabulary - 1}: vocabulary must be at least "
+            f"{example.vocabulary}, got {limits.vocabulary}",
+            pointer="/hyperparameters/vocabulary",
+        )
+    if limits.max_length is not None and longest > limits.max_length:
+        raise SpecError(
+            f"the longest sequence of {name} holds {longest} token ids: max_length must be at "
+            f"least {longest}, got {limits.max_length}",
+            pointer="/hyperparameters/max_length",
         )
 
 
@@ -303,14 +367,19 @@ def _check_initial(
     other = layout.tensors(network.hyperparameters, shape, network.outputs + 1)
     head = {name for name in tensors if tensors[name] != other.get(name)}
     wrong = [
-        name
+        f"{name} ({_size(tensors.get(name))}, in the checkpoint {_size(theirs.get(name))})"
         for name in dict.fromkeys([*tensors, *theirs])
         if name not in head and tensors.get(name) != theirs.get(name)
     ]
     if wrong:
         shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise SpecError(
-            f"the checkpoint's tensors are not those of this training: {shown} differ; leave out "
-            "the hyperparameters that are not the checkpoint's",
+            f"the checkpoint's tensors are not those of this training: {shown}. It takes the "
+            "checkpoint's own hyperparameters, which are the default, and a dataset of examples "
+            "as it was trained on",
             pointer="/initial_checkpoint",
         )
+
+
+def _size(tensor: TensorSpec | None) -> str:
+    return "none" if tensor is None else " x ".join(map(str, tensor.shape)) or "a single number"

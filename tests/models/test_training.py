@@ -9,7 +9,7 @@ from models.losses import functions
 from models.optimization import optimizers, stopping
 from models.optimization.schedules import Schedule
 from models.report import EvaluationError
-from models.spec import Component, EarlyStopping
+from models.spec import Component, EarlyStopping, steps_per_epoch
 from models.training import Diverged, Recipe, TooFewExamples, Trainee, batch_sizes, train
 from tests.models.test_architectures import built, drawn, every_case
 
@@ -255,3 +255,13 @@ def test_progress_counts_the_examples_of_the_whole_training():
     assert told[0] == 8
     assert told[-1] == 120
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 16])
+def test_the_steps_of_an_epoch_are_counted_as_they_are_taken(batch_size):
+    for examples in range(1, 70):
+        sizes = batch_sizes(examples, batch_size)
+        assert len(sizes) == steps_per_epoch(examples, batch_size)
+        assert sum(sizes) == examples
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        assert 1 not in sizes or batch_size == 1 or examples == 1
