@@ -317,7 +317,7 @@ def progress(
     events = db.execute(
         update(jobs)
         .where(*moves.fence(job.id, job.attempt))
-        .values(progress={**data, "first": first}, events=jobs.c.events + 1)
+        .values(progress=data | ({"first": first} if first else {}), events=jobs.c.events + 1)
         .returning(jobs.c.events)
     ).scalar_one_or_none()
     if events is None:

@@ -86,7 +86,7 @@ class Plan:
             raise error.under("/loss") from None
         optimizer: Optimizer = _built(recipes.OPTIMIZERS, spec.optimizer, "/optimizer")
         steps = spec.epochs * steps_per_epoch(training.details["examples"], spec.batch_size)
-        scheduler = _scheduler(spec, optimizer, steps)
+        scheduler = _scheduler(spec, steps)
         given = {**(initial[1].hyperparameters if initial else {}), **spec.hyperparameters}
         try:
             entry = catalog.ARCHITECTURES.find(spec.architecture)
@@ -137,7 +137,7 @@ class Plan:
             optimizer=optimizer,
             scheduler=scheduler,
             augmentations=augmentations,
-            warnings=_warnings(spec, scheduler, training),
+            warnings=_warnings(spec, optimizer, scheduler, training),
         )
 
 
@@ -152,7 +152,7 @@ def _built(known: Catalog[Entry], component: Component, pointer: str) -> Any:
         raise error.under(pointer) from None
 
 
-def _scheduler(spec: TrainingSpec, optimizer: Optimizer, steps: int) -> Scheduler | None:
+def _scheduler(spec: TrainingSpec, steps: int) -> Scheduler | None:
     """With what it counts towards fixed, so that it survives a resume.
 
     Args:
@@ -164,23 +164,15 @@ def _scheduler(spec: TrainingSpec, optimizer: Optimizer, steps: int) -> Schedule
     if isinstance(found, CosineAnnealingLR) and found.T_max is None:
         return replace(found, T_max=spec.epochs - spec.warmup_epochs)
     if isinstance(found, OneCycleLR):
-        _check_one_cycle(found, spec, optimizer, steps)
+        _check_one_cycle(found, spec, steps)
     return found
 
 
-def _check_one_cycle(
-    given: OneCycleLR, spec: TrainingSpec, optimizer: Optimizer, steps: int
-) -> None:
+def _check_one_cycle(given: OneCycleLR, spec: TrainingSpec, steps: int) -> None:
     if spec.warmup_epochs:
         raise SpecError(
             "OneCycleLR has a warm-up of its own, pct_start: leave warmup_epochs at 0",
             pointer="/warmup_epochs",
-        )
-    if given.cycle_momentum and isinstance(optimizer, (SGD, RMSprop)) and not optimizer.momentum:
-        raise SpecError(
-            f"OneCycleLR cycles the momentum, and this {spec.optimizer.name} has none: set "
-            "cycle_momentum to false, or give the optimizer a momentum above 0",
-            pointer="/scheduler/cycle_momentum",
         )
     if given.pct_start * steps == 1:  # torch divides by the steps in which it rises, less one
         raise SpecError(
@@ -190,12 +182,20 @@ def _check_one_cycle(
         )
 
 
-def _warnings(spec: TrainingSpec, scheduler: Scheduler | None, training: Row[Any]) -> list[str]:
+def _warnings(
+    spec: TrainingSpec, optimizer: Optimizer, scheduler: Scheduler | None, training: Row[Any]
+) -> list[str]:
     found, examples = [], training.details["examples"]
     if spec.batch_size > examples:
         found.append(
             f"a batch holds all {examples} training examples: with a batch_size of "
             f"{spec.batch_size} every epoch is a single step"
+        )
+    cycles = isinstance(scheduler, OneCycleLR) and scheduler.cycle_momentum
+    if cycles and isinstance(optimizer, (SGD, RMSprop)) and not optimizer.momentum:
+        found.append(
+            f"OneCycleLR cycles the momentum, so that {spec.optimizer.name} has one, although it "
+            "was given none: cycle_momentum set to false leaves it at 0"
         )
     stopping = spec.early_stopping
     if (
