@@ -41,10 +41,16 @@ def of(
             f"leakage: {', '.join(gone)}, which the checkpoint was trained on, is not in the store "
             "any more"
         )
-    if payload["dataset"] in lineage["selected_on"]:
+    # by digest: a dataset that was registered again under another name chose just as much
+    chose = [
+        one["dataset"]
+        for one in lineage["selected_on"]
+        if one["digest"] == payload["dataset_digest"]
+    ]
+    if chose:
         warnings.append(
-            f"the epoch of the checkpoint was chosen by {payload['dataset']}: its metrics there "
-            "are better than on new data"
+            f"the epoch of the checkpoint was chosen by {', '.join(chose)}, whose content this is: "
+            "its metrics here are better than on new data"
         )
     seen = _seen(dataset.hashes, [one for one in hashes if one is not None])
     count = int(seen.sum())
@@ -67,7 +73,7 @@ def of(
         "examples": count if count or known else None,
         "metrics_without": without,
         "trained_on": names,
-        "selected_on": list(lineage["selected_on"]),
+        "selected_on": [one["dataset"] for one in lineage["selected_on"]],
     }
 
 

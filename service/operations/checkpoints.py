@@ -30,7 +30,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{8,63}")
 MANIFEST = tuple(one.name for one in fields(Manifest))
 SLACK_BYTES = 2**24
-MOST_GENERATIONS = 100
+MOST_FOLLOWED = 100
 DECLARED = ("architecture", "hyperparameters", "classes", "transforms", "key_map")
 
 
@@ -234,15 +234,20 @@ def lineage(db: Connection, digest: str) -> dict[str, Any]:
     Where several trainings made it, one whose whole past is known speaks for it.
 
     Returns:
-        ``trained_on`` [{``dataset``, ``digest``}], ``selected_on`` (names of datasets), and
-        ``complete``: whether nothing of its past is unknown.
+        ``trained_on`` and ``selected_on``, each [{``dataset``, ``digest``}], and ``complete``:
+        whether nothing of its past is unknown.
     """
-    return _past(db, digest, frozenset())
+    return _past(db, digest, {})
 
 
-def _past(db: Connection, digest: str, later: frozenset[str]) -> dict[str, Any]:
-    """See `lineage`; ``later`` are the checkpoints that were trained from this one."""
+def _past(db: Connection, digest: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """See `lineage`; ``known`` keeps what was found, so that each checkpoint is followed once."""
     unknown: dict[str, Any] = {"trained_on": [], "selected_on": [], "complete": False}
+    if digest in known:
+        return known[digest]
+    if len(known) == MOST_FOLLOWED:
+        return unknown
+    known[digest] = unknown  # whoever comes back here before it is known goes in a circle
     query = (
         select(jobs.c.payload)
         .join_from(lineages, jobs, lineages.c.job_id == jobs.c.id)
@@ -251,25 +256,22 @@ def _past(db: Connection, digest: str, later: frozenset[str]) -> dict[str, Any]:
     found = []
     for payload in db.scalars(query.order_by(jobs.c.created_at, jobs.c.id)):
         before: dict[str, Any] = {"trained_on": [], "selected_on": [], "complete": True}
-        initial = payload["initial_checkpoint"]
-        if initial is not None:
-            if initial in later or initial == digest:
-                continue  # a circle says nothing of where it began
-            if len(later) == MOST_GENERATIONS:
-                return unknown
-            before = _past(db, initial, later | {digest})
+        if payload["initial_checkpoint"] is not None:
+            before = _past(db, payload["initial_checkpoint"], known)
         used = {"dataset": payload["dataset"], "digest": payload["dataset_digest"]}
-        one = {
-            "trained_on": [used, *(part for part in before["trained_on"] if part != used)],
-            "selected_on": list(
-                dict.fromkeys([payload["validation_dataset"], *before["selected_on"]])
-            ),
-            "complete": before["complete"],
-        }
-        if one["complete"]:
-            return one
-        found.append(one)
-    return found[0] if found else unknown
+        chose = {"dataset": payload["validation_dataset"], "digest": payload["validation_digest"]}
+        found.append(
+            {
+                "trained_on": [used, *(part for part in before["trained_on"] if part != used)],
+                "selected_on": [chose, *(part for part in before["selected_on"] if part != chose)],
+                "complete": before["complete"],
+            }
+        )
+        if before["complete"]:
+            break
+    whole = [one for one in found if one["complete"]]
+    known[digest] = (whole or found or [unknown])[0]
+    return known[digest]
 
 
 def _lineages(db: Connection, digests: Sequence[str]) -> dict[str, dict[str, Any]]:

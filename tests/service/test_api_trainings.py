@@ -290,6 +290,9 @@ def test_an_evaluation_says_how_many_examples_were_trained_on_and_what_is_withou
     assert whole["metrics_without"] is None
     chosen = leakage(site, digest, "points")
     assert any("was chosen by points@1" in warning for warning in chosen["warnings"])
+    site.register("points-again", content=npz(examples=40, seed=2))
+    renamed = leakage(site, digest, "points-again")
+    assert any("was chosen by points@1" in warning for warning in renamed["warnings"])
     assert not any("was chosen" in warning for warning in result["warnings"])
 
 

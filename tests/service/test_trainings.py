@@ -205,9 +205,6 @@ def test_an_evaluation_of_the_best_checkpoint_gives_the_metrics_of_its_epoch(
         batch_size=256,
         threshold=None,
         assumed=[],
-        trained_on=[],
-        complete=False,
-        selected_on=[],
     )
     row = epochs[best["epoch"] - 1]["row"]
     assert found["metrics"] == {name: row[name] for name in found["metrics"]}
