@@ -47,7 +47,7 @@ class Site:
         _, self.client = commands.start_web("web", **self.settings)
         content = np.random.default_rng(0)
         for name, split, count in (
-            ("pictures-train", "train", 1500),
+            ("pictures-train", "train", 3000),
             ("pictures", "validation", 200),
         ):
             file = folder / f"{name}.npz"
@@ -152,7 +152,7 @@ def test_a_training_that_is_killed_three_ways_ends_with_the_same_bytes(site, und
     rng = random.Random(5)
     ways = ["kill_child", "kill_worker", "stop_worker"]
     rng.shuffle(ways)
-    job = disturbed(site, ways, rng, 0.8)
+    job = disturbed(site, ways, rng, 0.5)
     assert_same(job, undisturbed)
     assert job["attempt"] > 1
     assert list((site.database.parent / "uploads").iterdir()) == []
