@@ -28,6 +28,7 @@ def check_memory(
     optimizer: Optimizer,
     example: ExampleType,
     *,
+    augmented: ExampleType,
     batch_size: int,
     most_bytes: int,
 ) -> None:
@@ -38,13 +39,16 @@ def check_memory(
     Args:
         tensors: of the network.
         example: one, as the network takes it.
+        augmented: the largest that one becomes on its way through the augmentations.
     """
     numbers = sum(math.prod(one.shape) for one in tensors.values())
     kept = _kept_by(optimizer)
     # weights, gradients, the copy that is judged, and a copy of all that is stored
     copies = 3 + kept + (1 + kept)
-    rows = max(batch_size, EVALUATION_BATCH_SIZE)
-    batch = rows * _FLOAT_BYTES * math.prod(length or 1 for length in example.shape)
+    batch, rows = max(
+        (count * _FLOAT_BYTES * math.prod(length or 1 for length in one.shape), count)
+        for one, count in ((example, EVALUATION_BATCH_SIZE), (augmented, batch_size))
+    )
     total = numbers * _FLOAT_BYTES * copies + batch
     if total > most_bytes:
         pointer = "/batch_size" if batch * 2 > total else "/hyperparameters"

@@ -113,7 +113,7 @@ class Plan:
             raise SpecError(error.detail, pointer="/dataset") from None
         for row, pointer in ((training, "/dataset"), (validation, "/validation_dataset")):
             network.check(services, row, tensors, pointer)
-        augmentations = _augmentations(spec, training, network)
+        augmentations, largest = _augmentations(spec, training, network)
         if tensors is not None and shape is not None:
             if initial is not None:
                 _check_initial(network, tensors, shape, initial[1])
@@ -121,6 +121,7 @@ class Plan:
                 tensors,
                 optimizer,
                 ExampleType(shape=shape, dtype="float32"),
+                augmented=largest or ExampleType(shape=shape, dtype="float32"),
                 batch_size=spec.batch_size,
                 most_bytes=services.settings.training_memory_bytes,
             )
@@ -322,8 +323,11 @@ def _check_tokens(network: _Network, training: Row[Any]) -> None:
 
 def _augmentations(
     spec: TrainingSpec, training: Row[Any], network: _Network
-) -> list[dict[str, Any]]:
-    """With every default filled in, if the network can take what comes out of them."""
+) -> tuple[list[dict[str, Any]], ExampleType | None]:
+    """With every default filled in, if the network can take what comes out of them.
+
+    Also the largest example that is made on the way, if there are any.
+    """
     at = "/augmentations"
     checked = chains.augmentations(spec.augmentations, pointer=at)
     found = [
@@ -332,12 +336,16 @@ def _augmentations(
     ]
     plain = network.shape(datasets.example(training))
     if not found or plain is None:
-        return found
+        return found, None
     on_host = len(chains.divided(network.components, pointer="")[0])
     before, after = network.components[:on_host], network.components[on_host:]
     prepared = chains.output_of(before, datasets.example(training), pointer="")
     assert prepared is not None  # noqa: S101 - `plain` is not
-    augmented = chains.augmented(spec.augmentations, prepared, pointer=at)
+    steps = [
+        chains.augmented(spec.augmentations[:count], prepared, pointer=at)
+        for count in range(len(found) + 1)
+    ]
+    augmented = steps[-1]
     try:
         made = chains.output_of(after, augmented, pointer="")
         assert made is not None  # noqa: S101 - likewise
@@ -351,7 +359,7 @@ def _augmentations(
             "the shape",
             pointer=at,
         )
-    return found
+    return found, max(steps, key=lambda one: one.size_bytes)
 
 
 def _check_initial(

@@ -515,6 +515,22 @@ def test_augmentations_must_keep_the_shape_that_validation_has(site):
     )
 
 
+def test_the_budget_counts_what_augmentations_make(site):
+    pictures = {
+        "architecture": "convnet",
+        "dataset": "pictures-train",
+        "validation_dataset": "pictures",
+        "hyperparameters": {"widths": [4]},
+        "augmentations": [{"name": "random_resized_crop", "size": 8192}],
+    }
+    # back to a small one at the end: what lies between is made all the same
+    back = [*pictures["augmentations"], {"name": "random_crop", "size": 6}]
+    part = f"a batch of 64 examples of {8192 * 8192 * 4} bytes"
+    for augmentations in (pictures["augmentations"], back):
+        changes = {**pictures, "augmentations": augmentations, "batch_size": 64}
+        refused(site, "/batch_size", part, **changes)
+
+
 def test_budgets_show_their_sums(tmp_path_factory):
     services = open_services(
         tmp_path_factory.mktemp("budget"), training_memory_bytes=2**20, training_examples=250
