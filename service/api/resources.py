@@ -97,13 +97,14 @@ class SweepSchema(Schema):
     states = fields.Dict(metadata={"description": "How many trainings are in each state."})
     base = fields.Dict(metadata={"description": "Not in lists, as all that follows."})
     metric = fields.String(
-        allow_none=True, metadata={"description": "Monitored by all; null if they differ."}
+        allow_none=True,
+        metadata={"description": "Monitored by all on one dataset; null if they differ."},
     )
     trainings = fields.List(
         fields.Dict(),
         metadata={
-            "description": "id, point, state, reason, metric, epochs, best {epoch, value}, "
-            "checkpoint and curve (the metric of each epoch) of each."
+            "description": "id, point, state, reason, metric, validation_dataset, epochs, "
+            "best {epoch, value}, checkpoint and curve (the metric of each epoch) of each."
         },
     )
     best = fields.Dict(

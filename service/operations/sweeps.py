@@ -215,8 +215,9 @@ def get(services: Services, sweep_id: str) -> dict[str, Any]:
         if row is None:
             raise NotFound(f"there is no sweep with the id {sweep_id[:64]!r}")
         members = _members(db, sweep_id)
-    metrics = {one["metric"] for one in members}
-    metric = metrics.pop() if len(metrics) == 1 else None
+    # values of two metrics, or of one on two datasets, say nothing of which is better
+    judged = {(one["metric"], one["validation_dataset"]) for one in members}
+    metric = judged.pop()[0] if len(judged) == 1 else None
     return {
         **_head(row, Counter(one["state"] for one in members)),
         "base": row.base,
@@ -247,6 +248,7 @@ def _members(db: Connection, sweep_id: str) -> list[dict[str, Any]]:
         jobs.c.state,
         jobs.c.reason,
         jobs.c.payload["monitor"].as_string().label("metric"),
+        jobs.c.payload["validation_dataset"].as_string().label("validation_dataset"),
         jobs.c.result["checkpoint"].as_string().label("checkpoint"),
     )
     query = select(*columns).select_from(joined).where(mine)
@@ -266,6 +268,7 @@ def _members(db: Connection, sweep_id: str) -> list[dict[str, Any]]:
             "state": row.state,
             "reason": row.reason,
             "metric": row.metric,
+            "validation_dataset": row.validation_dataset,
             "epochs": len(epochs[row.job_id]),
             "best": _best_epoch(epochs[row.job_id], row.metric),
             "checkpoint": row.checkpoint,

@@ -86,6 +86,9 @@ def test_trainings_of_different_metrics_have_no_best_among_them(site):
     found = made(site, {"/monitor": ["loss", "f1"]})
     assert (found["metric"], found["best"]) == (None, None)
     assert [one["metric"] for one in found["trainings"]] == ["loss", "f1"]
+    site.register("other-points", content=npz(examples=40, seed=3))
+    found = made(site, {"/validation_dataset": ["points", "other-points"]})
+    assert (found["metric"], found["best"]) == (None, None)
 
 
 def test_a_sweep_as_markdown_has_a_row_a_training_and_a_column_a_curve(site):
