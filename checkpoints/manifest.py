@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from checkpoints.errors import CheckpointError
+from models import catalog
+from models import parameters as declared
 from models.canonical import canonical_json, strict_json
-from models.layouts import OpenShape
+from models.layouts import OpenShape, Shape
+from models.parameters import Foreign, Parameters
 
 METADATA_KEY = "holdout"
 
@@ -38,6 +41,35 @@ class Manifest:
     classes: tuple[str, ...] | None
     transforms: tuple[dict[str, Any], ...] | None
     assumed: tuple[str, ...]
+
+    @classmethod
+    def of_trained(
+        cls,
+        architecture: str,
+        parameters: Parameters | Foreign,
+        shapes: Mapping[str, Shape] | None,
+        *,
+        outputs: int | None,
+        classes: Sequence[str],
+        transforms: Sequence[dict[str, Any]],
+    ) -> Manifest:
+        """Of the checkpoints of a training, of which everything is stated.
+
+        Args:
+            parameters: the hyperparameters as the architecture's entry built them.
+            shapes: of the tensors by name; None where only a worker's plug-ins know them.
+            outputs: None for a plug-in's architecture.
+        """
+        layout = None if shapes is None else catalog.ARCHITECTURES[architecture].layout
+        return cls(
+            architecture=architecture,
+            hyperparameters=declared.to_json(parameters),
+            input_shape=None if layout is None else layout.shown(shapes or {}).input_shape,
+            outputs=outputs,
+            classes=tuple(classes),
+            transforms=tuple(transforms),
+            assumed=(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""

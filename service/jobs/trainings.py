@@ -6,27 +6,25 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch._dynamo  # which optimizers import at their first step: here children inherit it
-from torch import Tensor, nn
+from torch import nn
 
-from checkpoints.fitting import check_fit, output_order
+from checkpoints.fitting import check_fit
 from checkpoints.manifest import Manifest
 from checkpoints.reading.conversion import NOT_LEARNED
 from checkpoints.store import Store
 from models import catalog, chains, feeding, losses, plugins, spec
-from models import parameters as declared
 from models.datasets import Dataset
-from models.evaluation import EvaluationError, evaluate
+from models.evaluation import EvaluationError
 from models.losses import functions
 from models.optimization import optimizers, stopping
 from models.optimization.schedules import Schedule
 from models.recipes import LOSSES
-from models.spec import EVALUATION_BATCH_SIZE, Component, SpecError
+from models.spec import Component, SpecError
 from models.training import (
     Diverged,
     EpochReport,
@@ -37,13 +35,11 @@ from models.training import (
     derived_seed,
     train,
 )
-from models.transforms import Transform
 from service.jobs import networks, states
 from service.jobs.engines import ChildOptions, Message, TaskFailed
-from service.jobs.materials import Array, Materials
+from service.jobs.judging import Judge, Payload, Sides
+from service.jobs.materials import Materials
 from service.jobs.progress import Progress, Report
-
-Payload = Mapping[str, Any]
 
 
 def run(
@@ -71,7 +67,8 @@ def run(
         TaskFailed: ``diverged``, ``bad_request``, ``missing_blob`` or ``damaged_blob``.
     """
     report = _one_at_a_time(report)
-    sides = _Sides.open(payload, materials, report)
+    with _said():
+        sides = Sides.open(payload, materials, report)
     saved: states.Saved | None = payload["saved"]
     model, manifest, adjustments = _network(payload, sides, materials)
     model.to(device)
@@ -88,7 +85,7 @@ def run(
         most_bytes=_resident_bytes(options, device),
         augmented=bool(recipe.augmentations),
     )
-    judge = _Judge(payload, sides, manifest, trainee.model, device)
+    judge = Judge(payload, sides, manifest, trainee.model, device)
     about = _about(payload, manifest, trainee.model, adjustments, policy, environment)
     clock = _Clock(saved)
 
@@ -153,65 +150,27 @@ def _said(*, plugin: str | None = None) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sides:
-    """Both datasets, and the examples of both as the chain of transforms prepares them.
-
-    Attributes:
-        x: of the training dataset, before ``transforms``.
-        shape: of an example after them.
-    """
-
-    training: Dataset
-    validation: Dataset
-    x: Array
-    validation_x: Array
-    transforms: Sequence[Transform]
-    shape: tuple[int | None, ...]
-
-    @classmethod
-    def open(cls, payload: Payload, materials: Materials, report: Report) -> _Sides:
-        chain = payload["transforms"]
-        training = materials.dataset(payload["dataset_digest"])
-        validation = materials.dataset(payload["validation_digest"])
-        x, transforms = materials.examples(payload["dataset_digest"], chain, report)
-        validation_x, _ = materials.examples(payload["validation_digest"], chain, report)
-        with _said():
-            components = [Component.from_json(one) for one in chain]
-            made = chains.output_of(components, training.example, pointer="/transforms")
-        assert made is not None  # noqa: S101 - here is the code of every transform
-        return cls(
-            training=training,
-            validation=validation,
-            x=x,
-            validation_x=validation_x,
-            transforms=transforms,
-            shape=made.shape,
-        )
-
-
 def _network(
-    payload: Payload, sides: _Sides, materials: Materials
+    payload: Payload, sides: Sides, materials: Materials
 ) -> tuple[nn.Module, Manifest, list[str]]:
     """The network before its first step, what its checkpoints say, and what was replaced in it."""
     name, classes, task = payload["architecture"], sides.training.classes, payload["task"]
+    given = Component.from_json(payload["loss"])
     with _said():
         entry = catalog.ARCHITECTURES.find(name)
         parameters = entry.build(payload["hyperparameters"])
-        loss = LOSSES[payload["loss"]["name"]].build(_parameters(payload["loss"]))
+        loss = LOSSES[given.name].build(given.parameters)
         outputs = losses.outputs_for(loss, task=task, classes=len(classes))
     torch.manual_seed(derived_seed("weights", payload["seed"]))
     model = networks.untrained(entry, name, parameters, shape=sides.shape, outputs=outputs)
     known = entry.provider is None
-    shapes = {key: tuple(one.shape) for key, one in model.state_dict().items()}
-    manifest = Manifest(
-        architecture=name,
-        hyperparameters=declared.to_json(parameters),
-        input_shape=catalog.ARCHITECTURES[name].layout.shown(shapes).input_shape if known else None,
+    manifest = Manifest.of_trained(
+        name,
+        parameters,
+        {key: tuple(one.shape) for key, one in model.state_dict().items()} if known else None,
         outputs=outputs if known else None,
-        classes=tuple(classes),
-        transforms=tuple(payload["transforms"]),
-        assumed=(),
+        classes=classes,
+        transforms=payload["transforms"],
     )
     with _said():
         check_fit(
@@ -232,7 +191,7 @@ def _network(
 
 
 def _prepared(
-    payload: Payload, sides: _Sides, model: nn.Module, device: str
+    payload: Payload, sides: Sides, model: nn.Module, device: str
 ) -> tuple[Trainee, Recipe]:
     """Everything around the network."""
     monitor = payload["monitor"]
@@ -284,74 +243,12 @@ def _counts(dataset: Dataset) -> list[int]:
     return counts
 
 
-def _parameters(component: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in component.items() if name != "name"}
-
-
 def _resident_bytes(options: ChildOptions, device: str) -> int:
     """What a dataset may take where it is trained on."""
     if device == "cpu":
         return options.resident_bytes
     free, _ = torch.cuda.mem_get_info(device)
     return min(options.resident_bytes, free // 2)
-
-
-class _Judge:
-    """Judges a network as an evaluation of its checkpoint would: a copy of it, in float32.
-
-    Attributes:
-        spent_s: seconds that it took in all.
-    """
-
-    def __init__(
-        self, payload: Payload, sides: _Sides, manifest: Manifest, model: nn.Module, device: str
-    ) -> None:
-        self._payload = payload
-        self._sides = sides
-        self._device = device
-        task = payload["task"]
-        self._order = output_order(manifest, task=task, classes=sides.validation.classes)
-        weights = {name: one.detach().cpu().numpy() for name, one in model.state_dict().items()}
-        self._copy = networks.build(
-            manifest,
-            weights,
-            shape=sides.shape,
-            classes=len(sides.training.classes),
-            task=task,
-            device=device,
-        )
-        self._targets: dict[str, Tensor] = networks.tensors_of(self._copy)
-        self.spent_s = 0.0
-
-    def __call__(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float] | None]:
-        """See `models.training.Judge`."""
-        began = time.perf_counter()
-        with torch.no_grad():
-            for name, one in model.state_dict().items():
-                self._targets[name].copy_(one)
-        sides = self._sides
-        found = self._metrics(sides.validation_x, sides.validation, self._order)
-        training = None
-        if self._payload["train_metrics"]:
-            training = self._metrics(sides.x, sides.training, None)
-        self.spent_s += time.perf_counter() - began
-        return found, training
-
-    def _metrics(
-        self, x: Array, dataset: Dataset, order: tuple[int, ...] | None
-    ) -> dict[str, float]:
-        batches = networks.Batches(x, self._sides.transforms, EVALUATION_BATCH_SIZE, self._device)
-        return evaluate(
-            self._copy,
-            batches,
-            dataset.y,
-            task=self._payload["task"],
-            classes=dataset.classes,
-            positive_class=self._payload["positive_class"],
-            threshold=None,
-            order=order,
-            metrics_only=True,
-        ).metrics
 
 
 def _about(

@@ -285,18 +285,13 @@ class _Network:
 
     def _manifest(self, tensors: dict[str, TensorSpec] | None) -> Manifest:
         """What its checkpoints will say."""
-        shown = None
-        if tensors is not None:
-            layout = catalog.ARCHITECTURES[self.architecture].layout
-            shown = layout.shown({name: one.shape for name, one in tensors.items()})
-        return Manifest(
-            architecture=self.architecture,
-            hyperparameters=declared.to_json(self.hyperparameters),
-            input_shape=None if shown is None else shown.input_shape,
+        return Manifest.of_trained(
+            self.architecture,
+            self.hyperparameters,
+            None if tensors is None else {name: one.shape for name, one in tensors.items()},
             outputs=self.outputs if self.is_known else None,
-            classes=tuple(self.classes),
-            transforms=tuple(self.transforms),
-            assumed=(),
+            classes=self.classes,
+            transforms=self.transforms,
         )
 
 
