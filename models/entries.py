@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from models import parameters as declared
-from models.layouts import Layout, Shape, TokenLimits
+from models.layouts import Layout, OpenShape, Shape, TokenLimits
 from models.parameters import Parameters
 from models.spec import SpecError
 
@@ -95,6 +95,13 @@ class ArchitectureEntry(Entry):
     layout: Layout
     renames: Callable[[Mapping[str, Shape]], dict[str, str]] | None = None
     tokens: Callable[[Any], TokenLimits] | None = None
+
+    def head(self, parameters: Any, input_shape: OpenShape, outputs: int) -> set[str]:
+        """The tensors whose shapes depend on the number of outputs."""
+        one, other = (
+            self.layout.tensors(parameters, input_shape, count) for count in (outputs, outputs + 1)
+        )
+        return {name for name in one if one[name] != other[name]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,13 @@ def build(
 
 
 def untrained(
-    entry: Entry, architecture: str, parameters: Any, *, shape: OpenShape, outputs: int
+    entry: Entry,
+    architecture: str,
+    parameters: Any,
+    *,
+    shape: OpenShape,
+    outputs: int,
+    pointer: str = "/hyperparameters",
 ) -> nn.Module:
     """A new network on the CPU, its weights drawn from torch's generator.
 
@@ -68,6 +74,7 @@ def untrained(
         entry: of the catalog, under the name ``architecture``.
         parameters: what the entry built of the hyperparameters.
         shape: of an example after the transforms.
+        pointer: of the field that names it.
 
     Raises:
         TaskFailed: ``bad_request``, it cannot be built for such examples.
@@ -84,7 +91,7 @@ def untrained(
             "bad_request",
             f"{architecture} cannot be built for examples of shape {list(shape)} and "
             f"{outputs} outputs: {detail}",
-            pointer="/hyperparameters",
+            pointer=pointer,
         ) from error
     return model
 
@@ -162,11 +169,7 @@ def _head(manifest: Manifest, own: Mapping[str, Tensor], arrays: Mapping[str, Ar
         }
     entry = catalog.ARCHITECTURES[manifest.architecture]
     parameters = entry.build(manifest.hyperparameters)
-    one, other = (
-        entry.layout.tensors(parameters, manifest.input_shape, manifest.outputs + more)
-        for more in (0, 1)
-    )
-    return {name for name in one if one[name] != other[name]}
+    return entry.head(parameters, manifest.input_shape, manifest.outputs)
 
 
 class Batches:
@@ -234,20 +237,16 @@ def _of_plugin(
     """Build it for as many outputs as the dataset asks for, and compare all tensors."""
     different = ""
     for outputs in (classes, 1) if task == "binary" else (classes,):
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # what is no tensor of the file is the same each time
-                model: Any = entry.load()(parameters, shape, outputs)
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"its target gave a {type(model).__name__} and no nn.Module")
-        except Exception as error:
-            detail = error.detail if isinstance(error, SpecError) else plugins.in_one_line(error)
-            raise TaskFailed(
-                "bad_request",
-                f"{architecture} cannot be built for examples of shape {list(shape)} and "
-                f"{outputs} outputs: {detail}",
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what is no tensor of the file is the same each time
+            model = untrained(
+                entry,
+                architecture,
+                parameters,
+                shape=shape,
+                outputs=outputs,
                 pointer="/checkpoint",
-            ) from error
+            )
         found = _differences(model.state_dict(), weights)
         if not found:
             model.load_state_dict(weights, strict=True)

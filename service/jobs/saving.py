@@ -73,6 +73,14 @@ def record(
     return True
 
 
+def history(db: Connection, job_id: str) -> list[dict[str, Any]]:
+    """A row for each epoch of a training that is stored, in order."""
+    query = select(job_events.c.data).where(
+        job_events.c.job_id == job_id, job_events.c.type == "epoch"
+    )
+    return list(db.scalars(query.order_by(job_events.c.seq)))
+
+
 def conclude(
     db: Connection, store: Store, job: Job, stopped: Mapping[str, Any] | None, now: float
 ) -> dict[str, Any] | None:
@@ -107,12 +115,9 @@ def conclude(
             _log.warning("checkpoint_not_published", id=job.id, detail=str(error))
         else:
             kept[which] = part["digest"]
-    history = select(job_events.c.data).where(
-        job_events.c.job_id == job.id, job_events.c.type == "epoch"
-    )
     best = saved["best"]
     return {
-        "history": list(db.scalars(history.order_by(job_events.c.seq))),
+        "history": history(db, job.id),
         "best": best
         and {"epoch": best["epoch"], "metric": job.payload["monitor"], "value": best["value"]},
         "stopped": stopped or {"reason": row.reason, "epoch": saved["epoch"]},

@@ -14,7 +14,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.manifest import Manifest
 from checkpoints.store import Draft
 from models.canonical import digest as digest_of
-from models.spec import Component
+from models.spec import Component, SpecError
 from service.db.connection import lock_database, reading, upsert, writing
 from service.db.tables import checkpoint_sources, checkpoints, jobs, lineages
 from service.jobs.sandbox import Limits, SandboxError, SandboxUnavailable
@@ -168,6 +168,14 @@ def resolve(db: Connection, ref: str) -> Row[Any]:
     if len(rows) > 1:
         raise Conflict(f"several checkpoints start with {ref!r}; give more digits")
     return rows[0]
+
+
+def named(db: Connection, ref: str, *, pointer: str) -> Row[Any]:
+    """The checkpoint that a field of a request names, or SpecError."""
+    try:
+        return resolve(db, ref)
+    except (NotFound, Conflict) as error:
+        raise SpecError(error.detail, pointer=pointer) from None
 
 
 def get(services: Services, ref: str, *, source_sha256: str | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from service.jobs import queue
 from service.jobs.lifecycle import State
 from service.operations import checkpoints, constants, datasets, workers
 from service.operations import jobs as jobs_of
-from service.operations.errors import Conflict, NotFound
+from service.operations.errors import Conflict
 from service.operations.services import Caller, Services
 
 # What an answer says beside the numbers that its key stands for.
@@ -51,10 +51,7 @@ def request(
     """
     now = services.clock()
     with reading(services.database) as db:
-        try:
-            checkpoint = checkpoints.resolve(db, spec.checkpoint)
-        except (NotFound, Conflict) as error:
-            raise SpecError(error.detail, pointer="/checkpoint") from None
+        checkpoint = checkpoints.named(db, spec.checkpoint, pointer="/checkpoint")
         manifest = Manifest.from_json(checkpoint.manifest)
         payload, policies = _settled(services, db, spec, checkpoint.digest, manifest)
         known = None if fresh else _known(db, payload, policies, labels)

@@ -361,14 +361,13 @@ def _check_initial(
     network: _Network, tensors: dict[str, TensorSpec], shape: OpenShape, before: Manifest
 ) -> None:
     """Raise SpecError if a checkpoint has other tensors, its head aside, which is replaced."""
-    layout = catalog.ARCHITECTURES[network.architecture].layout
-    theirs = layout.tensors(
+    entry = catalog.ARCHITECTURES[network.architecture]
+    theirs = entry.layout.tensors(
         network.entry.build(before.hyperparameters),
         before.input_shape or shape,
         before.outputs or 1,
     )
-    other = layout.tensors(network.hyperparameters, shape, network.outputs + 1)
-    head = {name for name in tensors if tensors[name] != other.get(name)}
+    head = entry.head(network.hyperparameters, shape, network.outputs)
     wrong = [
         f"{name} ({_size(tensors.get(name))}, in the checkpoint {_size(theirs.get(name))})"
         for name in dict.fromkeys([*tensors, *theirs])

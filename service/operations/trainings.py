@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row
 
 from checkpoints.manifest import Manifest
 from models import chains
@@ -14,11 +14,10 @@ from models.canonical import digest
 from models.onnx import ARCHITECTURE as ONNX
 from models.spec import Component, SpecError, TrainingSpec
 from service.db.connection import reading, writing
-from service.db.tables import job_events
 from service.jobs import queue, saving
 from service.operations import checkpoints, datasets, examples, workers
 from service.operations import jobs as jobs_of
-from service.operations.errors import Conflict, NotFound
+from service.operations.errors import Conflict
 from service.operations.plans import Plan, to_json
 from service.operations.services import Caller, Services
 
@@ -109,11 +108,8 @@ def resume(services: Services, job_id: str) -> queue.Job:
 def history(services: Services, job_id: str) -> list[dict[str, Any]]:
     """A row for each epoch that is stored, also while the training runs; NotFound if it is none."""
     jobs_of.get(services, job_id, kind=saving.KIND)
-    query = select(job_events.c.data).where(
-        job_events.c.job_id == job_id, job_events.c.type == "epoch"
-    )
     with reading(services.database) as db:
-        return list(db.scalars(query.order_by(job_events.c.seq)))
+        return saving.history(db, job_id)
 
 
 def prepare(services: Services, spec: TrainingSpec, overlaps: Overlaps) -> Prepared:
@@ -206,10 +202,7 @@ def _initial(db: Connection, spec: TrainingSpec) -> tuple[str, Manifest] | None:
     """Digest and manifest of the checkpoint to start from."""
     if spec.initial_checkpoint is None:
         return None
-    try:
-        row = checkpoints.resolve(db, spec.initial_checkpoint)
-    except (NotFound, Conflict) as error:
-        raise SpecError(error.detail, pointer="/initial_checkpoint") from None
+    row = checkpoints.named(db, spec.initial_checkpoint, pointer="/initial_checkpoint")
     manifest = Manifest.from_json(row.manifest)
     if manifest.architecture == ONNX:
         raise SpecError(
